@@ -53,7 +53,6 @@ macro_rules! id {
             /// # Panics
             /// When the kernel has no random numbers, without which nothing here is safe.
             #[must_use]
-            #[expect(clippy::expect_used, reason = "there is no going on without random numbers")]
             pub fn random() -> Self {
                 loop {
                     let mut bytes = [0; 32];
