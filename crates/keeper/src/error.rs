@@ -62,13 +62,18 @@ impl KeeperError {
         match self {
             Self::Refused(failure) => failure.class,
             Self::Disconnected | Self::Connect { .. } => ErrorClass::Unavailable,
-            Self::Spawn { .. } | Self::Version { .. } | Self::Decode(_) | Self::Io { .. } => ErrorClass::Internal,
+            Self::Spawn { .. } | Self::Version { .. } | Self::Decode(_) | Self::Io { .. } => {
+                ErrorClass::Internal
+            }
         }
     }
 
     /// For `map_err`: an I/O error with what was being done.
     pub(crate) fn io<E: Into<std::io::Error>>(operation: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| Self::Io { operation, source: source.into() }
+        move |source| Self::Io {
+            operation,
+            source: source.into(),
+        }
     }
 }
 

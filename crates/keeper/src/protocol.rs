@@ -388,7 +388,9 @@ impl Header {
     /// # Errors
     /// [`DecodeError::NotAMessage`].
     pub fn decode(packet: &[u8]) -> Result<(Self, &[u8]), DecodeError> {
-        let (head, body) = packet.split_first_chunk::<HEADER>().ok_or(DecodeError::NotAMessage)?;
+        let (head, body) = packet
+            .split_first_chunk::<HEADER>()
+            .ok_or(DecodeError::NotAMessage)?;
         let kind = match head[4] {
             0 => Kind::Request,
             1 => Kind::Response,
