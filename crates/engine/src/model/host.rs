@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
+use kekkai_types::PortKey;
 use serde::{Deserialize, Serialize};
 
-use super::PortKey;
+
 
 /// How the host runs a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,10 +3,8 @@
 //! `ContainerSpec` is stored as versioned JSON; every field added later needs `#[serde(default)]`.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::str::FromStr;
 
-use kekkai_types::{Digest, Platform, Protocol};
+use kekkai_types::{Digest, Platform, PortKey};
 use serde::{Deserialize, Serialize};
 
 use super::HostOptions;
@@ -120,51 +118,6 @@ pub struct EndpointOptions {
     pub driver_options: BTreeMap<String, String>,
     /// Priority as the default gateway.
     pub gateway_priority: i64,
-}
-
-/// A container's port with its protocol: `80/tcp`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PortKey {
-    /// The port inside.
-    pub port: u16,
-    /// TCP, UDP or SCTP.
-    pub protocol: Protocol,
-}
-
-impl fmt::Display for PortKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.port, self.protocol)
-    }
-}
-
-/// The text was not `PORT[/PROTOCOL]`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid port specification: {0:?}")]
-pub struct InvalidPort(pub String);
-
-impl FromStr for PortKey {
-    type Err = InvalidPort;
-
-    fn from_str(text: &str) -> Result<Self, InvalidPort> {
-        let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-        let protocol = if protocol.is_empty() { "tcp" } else { protocol };
-        let port = port.parse().map_err(|_| InvalidPort(text.to_owned()))?;
-        let protocol = protocol.to_ascii_lowercase().parse().map_err(|_| InvalidPort(text.to_owned()))?;
-        Ok(Self { port, protocol })
-    }
-}
-
-impl Serialize for PortKey {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PortKey {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
-    }
 }
 
 /// What a created container is, for good: the request merged with its image. Never changed by running it;

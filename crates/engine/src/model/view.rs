@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use kekkai_types::{ContainerId, ExecId, Timestamp};
+use kekkai_types::{ContainerId, ExecId, PortKey, Timestamp};
 
-use super::{ContainerSpec, Lifecycle, PortKey, Status};
+use super::{ContainerSpec, Lifecycle, Status};
 
 /// One moment of a container. Cheap to make: the specification is shared.
 #[derive(Debug, Clone)]
