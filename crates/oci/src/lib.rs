@@ -5,4 +5,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod image_documents;
+
 pub use oci_spec::{image, runtime};
