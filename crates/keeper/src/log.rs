@@ -6,8 +6,14 @@
 
 mod config;
 mod entry;
+mod json;
+mod local;
 mod reader;
+pub(crate) mod rotate;
+mod segment;
+mod writer;
 
 pub use config::{LogConfig, LogContext, LogDriver, LogMode, LogOptionError};
 pub use entry::{LogEntry, LogError, LogQuery};
 pub use reader::LogReader;
+pub use writer::LogWriter;

@@ -32,7 +32,7 @@ pub const MAX_INLINE: usize = 64 * 1024;
 /// The longest body that is accepted, inline or not.
 pub const MAX_BODY: usize = 16 * 1024 * 1024;
 /// The most descriptors that one message carries.
-pub const MAX_FDS: usize = 4;
+pub const MAX_FDS: usize = 8;
 /// The header's length in bytes.
 pub const HEADER: usize = 16;
 /// Header flag: the body is in a memfd.

@@ -15,6 +15,8 @@ pub struct LogEntry {
     pub at: UnixNanos,
     /// The bytes, with the newline if the container wrote one here; a part of a longer line ends without.
     pub line: Vec<u8>,
+    /// Labels, variables and tag that the log options chose (`logs --details`).
+    pub attributes: Vec<(String, String)>,
 }
 
 /// Which entries are wanted.
