@@ -35,6 +35,9 @@ pub enum EngineError {
     /// An option that this engine does not have yet; never silently ignored.
     #[error("{0} is not supported by this version of kekkai")]
     Unsupported(String),
+    /// The request is wrong and dockerd answers 500 all the same; its words.
+    #[error("{0}")]
+    System(String),
     /// The container's state forbids it; dockerd's words.
     #[error("{0}")]
     Conflict(String),
@@ -90,7 +93,7 @@ impl EngineError {
             Self::StartFailed { class, .. } => *class,
             Self::Metadata(error) => error.class(),
             Self::Unavailable(_) => ErrorClass::Unavailable,
-            Self::Io { .. } | Self::FailPoint(_) | Self::Internal(_) => ErrorClass::Internal,
+            Self::System(_) | Self::Io { .. } | Self::FailPoint(_) | Self::Internal(_) => ErrorClass::Internal,
         }
     }
 

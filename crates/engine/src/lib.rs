@@ -13,9 +13,13 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod create;
 mod engine;
 mod error;
+mod host;
 pub mod model;
+mod restart;
+mod spec_builder;
 mod streams;
 
 pub use config::{BridgeConfig, EngineConfig};
