@@ -6,12 +6,31 @@
 
 #![forbid(unsafe_code)]
 
-mod error;
-
-pub use error::ArchiveError;
-
-mod stat;
+mod apply;
+mod compress;
 mod copy;
+mod error;
+mod header;
+mod reader;
+mod remove;
+mod stat;
+mod walk;
+mod write;
 
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+pub use apply::{Applied, MissingLink, apply_layer};
+pub use compress::{Compression, Decoder};
 pub use copy::{UnpackOptions, pack_path, unpack_into};
+pub use error::ArchiveError;
+pub use reader::{Entry, EntryKind, Limits, TarReader};
+pub use remove::remove_tree;
 pub use stat::{PathStat, stat_path};
+pub use write::TarWriter;
+
+/// Bytes of a path, for an error message.
+pub(crate) fn path_of(bytes: &[u8]) -> PathBuf {
+    OsString::from_vec(bytes.to_vec()).into()
+}

@@ -1,0 +1,107 @@
+//! Removes trees, beneath descriptors, without recursion.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::io::Errno;
+
+/// Removes `name` in `parent` and everything beneath it; `unlinked` is called after every unlink (to pause, or count).
+/// Missing is fine. A tree that changes meanwhile gives `ENOTEMPTY`; mounts in it give `EBUSY`.
+///
+/// # Errors
+/// The first system call that fails.
+pub fn remove_tree(parent: BorrowedFd<'_>, name: &[u8], unlinked: &mut dyn FnMut()) -> rustix::io::Result<()> {
+    match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
+        Ok(()) => {
+            unlinked();
+            return Ok(());
+        }
+        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => {}
+        Err(errno) => return Err(errno),
+    }
+    // One level: the directory's descriptor, and its name in the level above.
+    let mut stack: Vec<(OwnedFd, CString)> = Vec::new();
+    let name = CString::new(name).map_err(|_| Errno::INVAL)?;
+    let Some(first) = open(parent, &name)? else {
+        return Ok(());
+    };
+    stack.push((first, name));
+    while let Some((directory, _)) = stack.last() {
+        let mut below = None;
+        // Reopened each time: entries unlinked so far are gone, so the scan starts with what is left.
+        let mut entries = Dir::read_from(directory)?;
+        while let Some(entry) = entries.read() {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+                Ok(()) => unlinked(),
+                Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR | Errno::PERM) => match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
+                    Ok(()) => unlinked(),
+                    Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                        below = Some(name.to_owned());
+                        break;
+                    }
+                    Err(Errno::NOENT) => {}
+                    Err(errno) => return Err(errno),
+                },
+                Err(errno) => return Err(errno),
+            }
+        }
+        if let Some(name) = below {
+            if let Some(fd) = open(directory.as_fd(), &name)? {
+                stack.push((fd, name));
+            }
+            continue;
+        }
+        let Some((_, name)) = stack.pop() else { break };
+        let above = stack.last().map_or(parent, |(fd, _)| fd.as_fd());
+        match rustix::fs::unlinkat(above, &name, AtFlags::REMOVEDIR) {
+            Ok(()) => unlinked(),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}
+
+fn open(parent: BorrowedFd<'_>, name: &std::ffi::CStr) -> rustix::io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(parent, name, flags, Mode::empty()) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removes_a_tree_and_not_what_it_links_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |path: &str| directory.path().join(path);
+        std::fs::create_dir_all(at("tree/a/b/c")).unwrap();
+        std::fs::create_dir_all(at("tree/a/empty")).unwrap();
+        for n in 0..300 {
+            std::fs::write(at(&format!("tree/a/b/{n}")), "x").unwrap();
+        }
+        std::fs::write(at("kept"), "x").unwrap();
+        std::os::unix::fs::symlink(at("kept"), at("tree/a/link")).unwrap();
+        std::os::unix::fs::symlink("/", at("tree/root")).unwrap();
+        let fd = rustix::fs::open(directory.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let mut count = 0;
+        remove_tree(fd.as_fd(), b"tree", &mut || count += 1).unwrap();
+        remove_tree(fd.as_fd(), b"tree", &mut || count += 1).unwrap();
+        assert!(!at("tree").exists() && at("kept").exists());
+        assert_eq!(count, 300 + 5 + 2);
+        remove_tree(fd.as_fd(), b"kept", &mut || ()).unwrap();
+        assert!(!at("kept").exists());
+    }
+}
