@@ -28,6 +28,7 @@ pub use error::ArchiveError;
 pub use reader::{Entry, EntryKind, Limits, TarReader};
 pub use remove::remove_tree;
 pub use stat::{PathStat, stat_path};
+pub use walk::resolve_directory;
 pub use write::TarWriter;
 
 /// Bytes of a path, for an error message.

@@ -243,6 +243,21 @@ impl<'a> Walker<'a> {
     }
 }
 
+/// Follows `path` within `root` to a directory and returns that directory's path without symlinks, relative to the root;
+/// `None` when something on the way is missing.
+///
+/// # Errors
+/// [`ArchiveError::Io`] with `ENOTDIR` when something on the way is no directory.
+pub fn resolve_directory(root: BorrowedFd<'_>, path: &std::path::Path) -> Result<Option<std::path::PathBuf>, ArchiveError> {
+    use std::os::unix::ffi::OsStrExt;
+    let mut walker = Walker::new(root, Policy::Copy, &Limits::default());
+    let normal = normalize(path.as_os_str().as_bytes(), Policy::Copy)?;
+    match walker.enter(&normal, Missing::Report)? {
+        Entered::There => Ok(Some(path_of(&walker.path()))),
+        Entered::Absent => Ok(None),
+    }
+}
+
 /// Whether `name` in `directory` is overlayfs's whiteout: a character device 0:0.
 pub(crate) fn is_whiteout(directory: BorrowedFd<'_>, name: &[u8]) -> Result<bool, ArchiveError> {
     match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {

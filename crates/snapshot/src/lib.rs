@@ -12,8 +12,12 @@
 
 #![forbid(unsafe_code)]
 
+mod chain;
+mod changes;
 mod error;
+mod layer;
 mod overlay;
+mod trash;
 
 use std::fmt::Debug;
 use std::io::BufRead;
@@ -54,6 +58,7 @@ pub struct LayerInfo {
 pub struct StagedLayer {
     /// What it will be.
     pub info: LayerInfo,
+    pub(crate) layer: layer::Layer,
     pub(crate) directory: overlay::StageDirectory,
 }
 
