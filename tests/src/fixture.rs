@@ -1,6 +1,6 @@
 //! Images built in code from Debian's static busybox, so that the suites need no network and no file of anyone's.
 //!
-//! Everything is deterministic: the same busybox gives the same digests, and a test may name them.
+//! All but the images for faults of the wire is deterministic: the same busybox gives the same digests.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -426,6 +426,14 @@ impl Fixtures {
         short.bytes = bytes.into();
         put("shortgzip:latest", Image::new(vec![gz.clone(), short], &default_config(), Oci, "amd64"));
 
+        // For faults of the wire: each has a layer that no daemon has seen before, or none of it would be fetched.
+        for fault in ["wrongblob", "wrongmanifest", "truncated", "flaky", "redirect", "slow", "ratelimited"] {
+            let mut tar = TarBuilder::new();
+            tar.file("once", mode(0o644), &noise(600_000));
+            let layers = vec![gz.clone(), Layer::new(&tar.finish(), Gzip)];
+            put(&format!("once-{fault}:latest"), Image::new(layers, &default_config(), Oci, "amd64"));
+        }
+
         // An index over two architectures, and one that has nothing for us.
         let other = Image::new(vec![Layer::new(&conf_tar(), Gzip)], &default_config(), Oci, "arm64");
         let ours = images["box:latest"].clone();
@@ -452,6 +460,23 @@ fn index(images: &[&Image]) -> Arc<[u8]> {
     let document =
         json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests});
     serde_json::to_vec(&document).expect("a value").into()
+}
+
+/// Bytes nobody has seen before and nothing compresses.
+fn noise(length: usize) -> Vec<u8> {
+    use std::hash::{BuildHasher, Hasher};
+    let mut bytes = Vec::with_capacity(length + 8);
+    // A fresh RandomState is keyed by the kernel's random numbers.
+    let state = std::collections::hash_map::RandomState::new();
+    let mut counter = 0u64;
+    while bytes.len() < length {
+        let mut hasher = state.build_hasher();
+        hasher.write_u64(counter);
+        bytes.extend_from_slice(&hasher.finish().to_le_bytes());
+        counter += 1;
+    }
+    bytes.truncate(length);
+    bytes
 }
 
 fn conf_tar() -> Vec<u8> {

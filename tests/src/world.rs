@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::daemon::{Daemon, Options, binary};
 use crate::fixture::Fixtures;
-use crate::registry::{Registry, shared_folder};
+use crate::registry::{Door, Registry, shared_folder};
 
 /// Whose daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -167,6 +167,15 @@ impl World {
         }
         for name in PRELOADED {
             drop(ask("DELETE", &format!("/images/kkt/{name}:latest")));
+        }
+        // What failed cases pulled.
+        let images = ask("GET", "/images/json?digests=1").map(|a| a.json()).unwrap_or_default();
+        let hosts = [Door::Open, Door::Basic, Door::Token, Door::Anonymous].map(|d| self.registry.host_of(d));
+        for image in images.as_array().into_iter().flatten() {
+            let names = [&image["RepoTags"], &image["RepoDigests"]].into_iter().filter_map(|v| v.as_array()).flatten();
+            for name in names.filter_map(|n| n.as_str()).filter(|n| hosts.iter().any(|h| n.starts_with(h.as_str()))) {
+                drop(ask("DELETE", &format!("/images/{name}")));
+            }
         }
         drop(std::fs::remove_dir_all(&self.share));
         Vec::new()
