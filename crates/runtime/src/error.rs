@@ -58,11 +58,12 @@ impl Classify for PlanError {
 }
 
 /// The step of a launch that failed, in the order in which they happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the names are the documentation: each is one step of the launch")]
 pub enum Stage {
     Prepare,
+    User,
     Cgroup,
     Rootfs,
     Source,
@@ -82,7 +83,7 @@ pub enum Stage {
     OomScore,
     SecurityLabel,
     Seccomp,
-    User,
+    Identity,
     Capabilities,
     WorkingDirectory,
     FindProgram,

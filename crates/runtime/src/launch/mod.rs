@@ -4,11 +4,21 @@
 //! `execve` the child shares its memory (straight) or has a copy (staged), and in both cases the launcher waits.
 //! Nothing of a failed launch stays behind except the cgroup, which the engine removes.
 
+mod container;
+mod devices;
+mod exec;
+mod failure;
+mod mounts;
+mod process;
+mod spawn;
+mod user;
+
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ContainerPlan, ExecPlan, FailureKind, LaunchError, Stage};
+use self::failure::{What, launch_error};
+use crate::{ContainerPlan, ExecPlan, LaunchError};
 
 /// The kinds of namespaces, in OCI's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -125,18 +135,14 @@ pub struct ExecTarget<'fd> {
 ///
 /// # Errors
 /// [`LaunchError`] in runc's words. Nothing but the cgroup is left behind.
-pub fn launch_container(_plan: &ContainerPlan, _fds: LaunchFds) -> Result<Launched, LaunchError> {
-    Err(unfinished())
+pub fn launch_container(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched, LaunchError> {
+    container::launch(plan, fds).map_err(|failure| launch_error(What::Container, failure))
 }
 
 /// Starts a process in a running container.
 ///
 /// # Errors
 /// [`LaunchError`] in runc's words.
-pub fn launch_exec(_plan: &ExecPlan, _target: &ExecTarget<'_>, _fds: LaunchFds) -> Result<Launched, LaunchError> {
-    Err(unfinished())
-}
-
-fn unfinished() -> LaunchError {
-    LaunchError { stage: Stage::Prepare, errno: 38, subject: String::new(), kind: FailureKind::Other, message: "not built yet".into() }
+pub fn launch_exec(plan: &ExecPlan, target: &ExecTarget<'_>, fds: LaunchFds) -> Result<Launched, LaunchError> {
+    exec::launch(plan, target, fds).map_err(|failure| launch_error(What::Exec, failure))
 }

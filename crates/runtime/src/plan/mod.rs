@@ -3,6 +3,7 @@
 //! What must stay true: a plan is plain data (no descriptors, no pids), so that it can be stored with the container and
 //! sent to a launcher; it holds no secrets beyond the process's own environment; building one performs no I/O.
 
+mod mounts;
 mod types;
 
 pub(crate) use types::*;

@@ -31,3 +31,11 @@ pub struct Program {
     /// `SECCOMP_FILTER_FLAG_*`.
     pub(crate) flags: u32,
 }
+
+impl Program {
+    /// The program as the kernel takes it, and its flags.
+    pub(crate) fn to_kernel(&self) -> (Vec<kekkai_sys::seccomp::Instruction>, u32) {
+        let convert = |&(code, jt, jf, k): &(u16, u8, u8, u32)| kekkai_sys::seccomp::Instruction { code, jt, jf, k };
+        (self.instructions.iter().map(convert).collect(), self.flags)
+    }
+}
