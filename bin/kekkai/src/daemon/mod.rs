@@ -1,14 +1,46 @@
-//! `kekkai daemon`: reads flags and daemon.json, opens the engine, serves the API. (Placeholder of helper CLI until helper API's module is here.)
+//! `kekkai daemon`: reads flags and daemon.json, opens the engine, serves the API until it is told to stop.
+//!
+//! ```text
+//! flags ─┐
+//!        ├─ merged directives ─▶ Settings ─▶ locks, sockets ─▶ Engine::open ─▶ serve ─▶ signal ─▶ leave
+//! file  ─┘
+//! ```
+//!
+//! What must stay true: an option that is not done is refused by name; leaving never stops a container.
+
+mod activation;
+mod directives;
+mod flags;
+mod instance;
+mod logging;
+mod options;
+mod serve;
+mod settings;
 
 use std::process::ExitCode;
 
-/// Flags of `kekkai daemon`.
-#[derive(Debug, clap::Parser)]
-#[command(name = "kekkai daemon", disable_version_flag = true)]
-pub struct DaemonArgs {}
+pub(crate) use flags::DaemonArgs;
 
 /// Runs the daemon until it is told to stop.
-pub fn run(_args: DaemonArgs) -> ExitCode {
-    eprintln!("kekkai: this build has no daemon yet");
-    ExitCode::FAILURE
+pub(crate) fn run(args: DaemonArgs) -> ExitCode {
+    let inherited = activation::take_listeners();
+    match start(args, inherited) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kekkai daemon: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(args: DaemonArgs, inherited: anyhow::Result<Vec<std::os::fd::OwnedFd>>) -> anyhow::Result<()> {
+    let validate = args.validate;
+    let file = directives::Source::new(args.config_file.as_deref());
+    let from_flags = args.into_directives()?;
+    let settings = settings::Settings::read(directives::merge(&from_flags, &file)?)?;
+    if validate {
+        println!("configuration OK");
+        return Ok(());
+    }
+    serve::run(settings, &from_flags, &file, inherited?)
 }
