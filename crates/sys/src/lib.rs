@@ -7,6 +7,7 @@
 #![allow(unsafe_code, reason = "this is the crate for it")]
 #![deny(clippy::undocumented_unsafe_blocks)]
 
+pub mod activation;
 pub mod beneath;
 pub mod bpf;
 pub mod capability;

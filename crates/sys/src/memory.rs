@@ -12,13 +12,20 @@ pub fn trim() {
 /// Tunes the allocator for a small process: one arena for all threads, memory given back early. Call it first in
 /// `main`.
 pub fn keep_small() {
+    tune(1);
+}
+
+/// As [`keep_small`], with so many arenas for a process whose threads allocate at once.
+pub fn tune(arenas: i32) {
     #[cfg(target_env = "gnu")]
     // SAFETY: documented parameters with sensible values.
     unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_ARENA_MAX, arenas.max(1));
         libc::mallopt(libc::M_TRIM_THRESHOLD, 128 * 1024);
         libc::mallopt(libc::M_MMAP_THRESHOLD, 128 * 1024);
     }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = arenas;
 }
 
 /// Overwrites bytes in a way that the optimiser does not remove: plans hold environments with secrets.
