@@ -1,0 +1,564 @@
+//! Network namespaces kept ready, and the thread that makes and buries them.
+//!
+//! Making one costs about a millisecond, most of it under the kernel's global network lock; taking one costs a lock of ours.
+//! The thread makes new ones shortly after a take, not at once, so that it does not compete with the container that starts.
+//! A used namespace is never given again. Those of ended containers are closed a little later and together: the kernel then
+//! tears them down in one go, and not in the middle of somebody's start.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+use crate::bridge::Bridge;
+use crate::config::{NetworkConfig, PoolSize, Subnet};
+use crate::error::NetworkError;
+use crate::ipam::{Ipam, interface_name};
+use crate::model::MacAddress;
+use crate::netlink::conntrack::Flows;
+use crate::netlink::route::{LOOPBACK, Veth};
+use crate::netlink::{Batch, Socket};
+use crate::sysctl;
+
+/// Quiet after the last take before the pool is filled again, unless less than half is left.
+const REFILL_DELAY: Duration = Duration::from_millis(5);
+/// Quiet after the last take before ended containers' namespaces are closed.
+const BURY_DELAY: Duration = Duration::from_millis(40);
+/// How long they wait at most.
+const BURY_DEADLINE: Duration = Duration::from_secs(1);
+/// How many wait at most.
+const BURY_COUNT: usize = 64;
+/// Without a miss for so long, the pool shrinks by half.
+const SHRINK_AFTER: Duration = Duration::from_secs(30);
+/// Pause after a failure to make one ahead.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How long one waits for an address of a container that is still dying.
+const ADDRESS_WAIT: Duration = Duration::from_secs(3);
+/// Namespaces with nothing but loopback kept ready.
+const ISOLATED: PoolSize = PoolSize { min: 4, max: 16 };
+/// The container's interface.
+const CONTAINER_INTERFACE: &str = "eth0";
+
+/// A namespace that is ready for a container.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) netns: OwnedFd,
+    pub(crate) address: Ipv4Addr,
+    pub(crate) mac: MacAddress,
+    pub(crate) interface: String,
+}
+
+/// What is left of a container's network.
+#[derive(Debug)]
+pub(crate) struct Remains {
+    /// Absent when a daemon before us made it.
+    pub(crate) netns: Option<OwnedFd>,
+    pub(crate) address: Ipv4Addr,
+    /// Whether connections to it may be tracked from outside.
+    pub(crate) forget_flows: bool,
+}
+
+/// Addresses, shared with the thread that hears of dying interfaces.
+#[derive(Debug)]
+pub(crate) struct SharedIpam {
+    ipam: Mutex<Ipam>,
+    freed: Condvar,
+}
+
+impl SharedIpam {
+    pub(crate) fn new(subnet: Subnet) -> SharedIpam {
+        SharedIpam { ipam: Mutex::new(Ipam::new(subnet)), freed: Condvar::new() }
+    }
+
+    /// Changes the addresses; whoever waits for one looks again.
+    pub(crate) fn with<T>(&self, change: impl FnOnce(&mut Ipam) -> T) -> T {
+        let result = change(&mut self.ipam.lock().unwrap_or_else(PoisonError::into_inner));
+        self.freed.notify_all();
+        result
+    }
+
+    fn lease_within(&self, wait: Duration) -> Option<Ipv4Addr> {
+        let mut ipam = self.ipam.lock().unwrap_or_else(PoisonError::into_inner);
+        let deadline = Instant::now() + wait;
+        loop {
+            if let Some(address) = ipam.lease() {
+                return Some(address);
+            }
+            let left = deadline.checked_duration_since(Instant::now())?;
+            ipam = self.freed.wait_timeout(ipam, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+enum Request {
+    Bridged(Option<MacAddress>, SyncSender<Result<Prepared, NetworkError>>),
+    Isolated(SyncSender<Result<OwnedFd, NetworkError>>),
+}
+
+/// A pool's stock and how large it is to be now.
+#[derive(Debug)]
+struct Stock<T> {
+    ready: VecDeque<T>,
+    target: usize,
+    size: PoolSize,
+    last_miss: Instant,
+}
+
+impl<T> Stock<T> {
+    fn new(size: PoolSize) -> Stock<T> {
+        Stock { ready: VecDeque::new(), target: size.min, size, last_miss: Instant::now() }
+    }
+
+    fn take(&mut self) -> Option<T> {
+        let taken = self.ready.pop_front();
+        if self.ready.is_empty() {
+            self.target = (self.target * 2).min(self.size.max);
+            self.last_miss = Instant::now();
+        }
+        taken
+    }
+
+    fn wants(&self) -> bool {
+        self.ready.len() < self.target
+    }
+
+    fn is_low(&self) -> bool {
+        self.ready.len() * 2 < self.target
+    }
+
+    /// What is too much after a quiet time.
+    fn surplus(&mut self, now: Instant) -> Vec<T> {
+        if self.target > self.size.min && now.duration_since(self.last_miss) > SHRINK_AFTER {
+            self.target = (self.target / 2).max(self.size.min);
+            self.last_miss = now;
+        }
+        self.ready.drain(self.target.min(self.ready.len())..).collect()
+    }
+}
+
+struct State {
+    bridged: Stock<Prepared>,
+    isolated: Stock<OwnedFd>,
+    requests: VecDeque<Request>,
+    remains: Vec<Remains>,
+    remains_since: Instant,
+    last_take: Instant,
+    retry_at: Option<Instant>,
+    closed: bool,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("bridged", &self.bridged.ready.len()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The pool. Dropping it closes everything that is ready.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Pool {
+    /// Starts the thread, in the network namespace of the caller.
+    pub(crate) fn start(config: &NetworkConfig, bridge: &Bridge, ipam: Arc<SharedIpam>) -> Result<Pool, NetworkError> {
+        let limit = ipam.with(|ipam| ipam.capacity()) / 8;
+        let size = PoolSize { min: config.pool.min.min(limit), max: config.pool.max.min(limit) };
+        let now = Instant::now();
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                bridged: Stock::new(size),
+                isolated: Stock::new(ISOLATED),
+                requests: VecDeque::new(),
+                remains: Vec::new(),
+                remains_since: now,
+                last_take: now.checked_sub(BURY_DEADLINE).unwrap_or(now),
+                retry_at: None,
+                closed: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            maker: Maker::new(config, bridge)?,
+            flows: Socket::netfilter()?,
+            ipam,
+            subnet: bridge.subnet,
+        };
+        let thread = std::thread::Builder::new()
+            .name("network-pool".into())
+            .stack_size(256 * 1024)
+            .spawn(move || worker.run())
+            .map_err(|source| NetworkError::kernel("start the network thread", source))?;
+        Ok(Pool { shared, thread: Some(thread) })
+    }
+
+    /// A namespace on the bridge; at once when one is ready.
+    pub(crate) fn take(&self, mac: Option<MacAddress>) -> Result<Prepared, NetworkError> {
+        let mut state = self.shared.lock();
+        if mac.is_none()
+            && let Some(prepared) = state.bridged.take()
+        {
+            state.last_take = Instant::now();
+            drop(state);
+            self.shared.changed.notify_one();
+            return Ok(prepared);
+        }
+        let (sender, receiver) = sync_channel(1);
+        self.ask(state, Request::Bridged(mac, sender))?;
+        receiver.recv().unwrap_or(Err(NetworkError::NotReady))
+    }
+
+    /// A namespace with loopback only.
+    pub(crate) fn take_isolated(&self) -> Result<OwnedFd, NetworkError> {
+        let mut state = self.shared.lock();
+        if let Some(netns) = state.isolated.take() {
+            state.last_take = Instant::now();
+            drop(state);
+            self.shared.changed.notify_one();
+            return Ok(netns);
+        }
+        let (sender, receiver) = sync_channel(1);
+        self.ask(state, Request::Isolated(sender))?;
+        receiver.recv().unwrap_or(Err(NetworkError::NotReady))
+    }
+
+    fn ask(&self, mut state: MutexGuard<'_, State>, request: Request) -> Result<(), NetworkError> {
+        if state.closed {
+            return Err(NetworkError::NotReady);
+        }
+        state.last_take = Instant::now();
+        state.requests.push_back(request);
+        drop(state);
+        self.shared.changed.notify_one();
+        Ok(())
+    }
+
+    /// Buries what is left of a container's network, a little later.
+    pub(crate) fn bury(&self, remains: Remains) {
+        let mut state = self.shared.lock();
+        if state.remains.is_empty() {
+            state.remains_since = Instant::now();
+        }
+        state.remains.push(remains);
+        drop(state);
+        self.shared.changed.notify_one();
+    }
+
+    /// How many are ready on the bridge.
+    pub(crate) fn ready(&self) -> usize {
+        self.shared.lock().bridged.ready.len()
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.changed.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+enum Task {
+    Serve(Request),
+    FillBridged,
+    FillIsolated,
+    Bury(Vec<Remains>),
+    Drop(Vec<Prepared>, Vec<OwnedFd>),
+    Wait(Duration),
+    Stop,
+}
+
+impl State {
+    /// The most urgent thing to do at `now`.
+    fn next_task(&mut self, now: Instant) -> Task {
+        if self.closed {
+            return Task::Stop;
+        }
+        if let Some(request) = self.requests.pop_front() {
+            return Task::Serve(request);
+        }
+        let quiet = now.saturating_duration_since(self.last_take);
+        let may_fill = self.retry_at.is_none_or(|at| at <= now);
+        let mut wait = SHRINK_AFTER;
+        for (wants, low, task) in [
+            (self.bridged.wants(), self.bridged.is_low(), Task::FillBridged),
+            (self.isolated.wants(), self.isolated.is_low(), Task::FillIsolated),
+        ] {
+            if wants && may_fill && (low || quiet >= REFILL_DELAY) {
+                return task;
+            }
+            if wants {
+                let pause = self.retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+                wait = wait.min(REFILL_DELAY.saturating_sub(quiet).max(pause));
+            }
+        }
+        if !self.remains.is_empty() {
+            let age = now.saturating_duration_since(self.remains_since);
+            if quiet >= BURY_DELAY || age >= BURY_DEADLINE || self.remains.len() >= BURY_COUNT {
+                return Task::Bury(std::mem::take(&mut self.remains));
+            }
+            wait = wait.min(BURY_DELAY.saturating_sub(quiet)).min(BURY_DEADLINE.saturating_sub(age));
+        }
+        let (bridged, isolated) = (self.bridged.surplus(now), self.isolated.surplus(now));
+        if !bridged.is_empty() || !isolated.is_empty() {
+            return Task::Drop(bridged, isolated);
+        }
+        Task::Wait(wait.max(Duration::from_millis(1)))
+    }
+}
+
+struct Worker {
+    shared: Arc<Shared>,
+    maker: Maker,
+    flows: Socket,
+    ipam: Arc<SharedIpam>,
+    subnet: Subnet,
+}
+
+impl Worker {
+    fn run(mut self) {
+        loop {
+            let task = self.shared.lock().next_task(Instant::now());
+            match task {
+                Task::Stop => return self.close(),
+                Task::Serve(Request::Bridged(mac, reply)) => {
+                    let made = self.make(mac, ADDRESS_WAIT);
+                    // Whoever asked is gone: its namespace goes with the reply.
+                    if let Err(lost) = reply.send(made)
+                        && let Ok(prepared) = lost.0
+                    {
+                        self.ipam.with(|ipam| ipam.release(prepared.address));
+                    }
+                }
+                Task::Serve(Request::Isolated(reply)) => {
+                    let _ = reply.send(self.maker.isolated());
+                }
+                Task::FillBridged => match self.make(None, Duration::ZERO) {
+                    Ok(prepared) => self.shared.lock().bridged.ready.push_back(prepared),
+                    Err(error) => self.pause(&error),
+                },
+                Task::FillIsolated => match self.maker.isolated() {
+                    Ok(netns) => self.shared.lock().isolated.ready.push_back(netns),
+                    Err(error) => self.pause(&error),
+                },
+                Task::Bury(remains) => self.bury(remains),
+                Task::Drop(bridged, isolated) => {
+                    drop(isolated);
+                    for prepared in bridged {
+                        self.ipam.with(|ipam| ipam.release(prepared.address));
+                    }
+                }
+                Task::Wait(time) => {
+                    let mut state = self.shared.lock();
+                    // Looked at again under the lock: a request may have come since.
+                    if state.requests.is_empty() && !state.closed {
+                        state = self.shared.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0;
+                    }
+                    drop(state);
+                }
+            }
+        }
+    }
+
+    fn make(&mut self, mac: Option<MacAddress>, wait: Duration) -> Result<Prepared, NetworkError> {
+        let leased = self.ipam.lease_within(Duration::ZERO).or_else(|| {
+            // Addresses of containers that ended are waiting for us to close their namespaces.
+            let remains = std::mem::take(&mut self.shared.lock().remains);
+            self.bury(remains);
+            self.ipam.lease_within(wait)
+        });
+        let address = leased.ok_or(NetworkError::NoAddress { subnet: self.subnet })?;
+        match self.maker.bridged(address, mac) {
+            Ok(prepared) => {
+                self.ipam.with(|ipam| ipam.built(address));
+                Ok(prepared)
+            }
+            Err((error, made)) => {
+                self.ipam.with(|ipam| {
+                    if made {
+                        ipam.built(address);
+                        ipam.release(address);
+                    } else {
+                        ipam.abandon(address);
+                    }
+                });
+                Err(error)
+            }
+        }
+    }
+
+    fn pause(&self, error: &NetworkError) {
+        tracing::debug!(%error, "no network namespace could be made ahead");
+        self.shared.lock().retry_at = Some(Instant::now() + RETRY_AFTER);
+    }
+
+    fn bury(&mut self, remains: Vec<Remains>) {
+        for Remains { netns, address, forget_flows } in remains {
+            if forget_flows && let Err(failure) = self.flows.forget_flows(&Flows::AnsweredBy(address)) {
+                tracing::debug!(error = %failure.on("of a container"), "tracked connections stay");
+            }
+            self.ipam.with(|ipam| ipam.release(address));
+            drop(netns);
+        }
+    }
+
+    fn close(self) {
+        let mut state = self.shared.lock();
+        // Their senders go, and with them whoever waits gets an error.
+        state.requests.clear();
+        state.bridged.ready.clear();
+        state.isolated.ready.clear();
+        state.remains.clear();
+    }
+}
+
+/// Makes namespaces. Its thread is in a new one while it does, and back in the host's between.
+struct Maker {
+    host_netns: File,
+    host: Socket,
+    bridge: Bridge,
+    mtu: u32,
+    inter_container: bool,
+    ipv6: bool,
+}
+
+impl Maker {
+    fn new(config: &NetworkConfig, bridge: &Bridge) -> Result<Maker, NetworkError> {
+        Ok(Maker {
+            host_netns: current_netns()?,
+            host: Socket::route()?,
+            bridge: bridge.clone(),
+            mtu: config.mtu,
+            inter_container: config.inter_container,
+            ipv6: sysctl::exists("ipv6"),
+        })
+    }
+
+    fn isolated(&mut self) -> Result<OwnedFd, NetworkError> {
+        let ((), netns) = self.in_new_netns(|_, _| {
+            let mut batch = Batch::new();
+            batch.up(LOOPBACK);
+            Socket::route()?.transact(&batch).map_err(|failure| failure.on("lo"))?;
+            container_sysctls()
+        })?;
+        Ok(netns)
+    }
+
+    /// On error, says whether the interface had been made.
+    fn bridged(&mut self, address: Ipv4Addr, mac: Option<MacAddress>) -> Result<Prepared, (NetworkError, bool)> {
+        let interface = interface_name(address);
+        let own_mac = mac.unwrap_or(MacAddress::of(address));
+        let mut made = false;
+        let wired = self.in_new_netns(|maker, netns| {
+            maker.connect(&interface, netns, own_mac)?;
+            made = true;
+            maker.set_up(&interface, address, mac.is_some())
+        });
+        match wired {
+            Ok(((), netns)) => Ok(Prepared { netns, address, mac: own_mac, interface }),
+            Err(error) => Err((error, made)),
+        }
+    }
+
+    /// The host's side.
+    fn connect(&mut self, interface: &str, netns: BorrowedFd<'_>, mac: MacAddress) -> Result<(), NetworkError> {
+        let mut batch = Batch::new();
+        batch.add_veth(&Veth {
+            host_name: interface,
+            bridge: self.bridge.index,
+            mtu: self.mtu,
+            netns,
+            name: CONTAINER_INTERFACE,
+            mac,
+        });
+        batch.up_port(interface, self.ipv6);
+        self.host.transact(&batch).map_err(|failure| failure.on(interface))?;
+        if !self.inter_container {
+            let link = self.host.link(interface).map_err(|failure| failure.on(interface))?;
+            let index = link.ok_or(NetworkError::Malformed("the look-up of a veth"))?.index;
+            let mut batch = Batch::new();
+            batch.isolate_port(index);
+            self.host.transact(&batch).map_err(|failure| failure.on(interface))?;
+        }
+        Ok(())
+    }
+
+    /// The container's side; the thread is in its namespace.
+    fn set_up(&self, interface: &str, address: Ipv4Addr, announce: bool) -> Result<(), NetworkError> {
+        let mut socket = Socket::route()?;
+        let fail = |failure: crate::netlink::Failure| failure.on(&format!("{CONTAINER_INTERFACE} of {interface}"));
+        let link = socket.link(CONTAINER_INTERFACE).map_err(fail)?;
+        let index = link.ok_or(NetworkError::Malformed("the look-up of a veth"))?.index;
+        if self.ipv6 {
+            sysctl::write(&format!("ipv6/conf/{CONTAINER_INTERFACE}/disable_ipv6"), "1")?;
+        }
+        if announce {
+            // Neighbours may know the address with another owner's MAC address.
+            sysctl::write(&format!("ipv4/conf/{CONTAINER_INTERFACE}/arp_notify"), "1")?;
+        }
+        container_sysctls()?;
+        let subnet = self.bridge.subnet;
+        let mut batch = Batch::new();
+        batch.up(LOOPBACK);
+        batch.add_address(index, Subnet::new(address, subnet.prefix_len));
+        batch.up(index);
+        batch.add_default_route(subnet.address);
+        batch.add_neighbour(index, subnet.address, self.bridge.mac);
+        socket.transact(&batch).map_err(fail)
+    }
+
+    /// Runs `work` in a new namespace and comes back. Nobody sees the namespace unless it succeeds.
+    fn in_new_netns<T>(
+        &mut self,
+        work: impl FnOnce(&mut Maker, BorrowedFd<'_>) -> Result<T, NetworkError>,
+    ) -> Result<(T, OwnedFd), NetworkError> {
+        unshare_netns()?;
+        let outcome = current_netns().and_then(|netns| {
+            let result = work(self, netns.as_fd())?;
+            Ok((result, OwnedFd::from(netns)))
+        });
+        move_into_link_name_space(self.host_netns.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| NetworkError::kernel("return to the host's network namespace", errno))?;
+        outcome
+    }
+}
+
+/// Docker's sysctls of a container with a network namespace of its own.
+fn container_sysctls() -> Result<(), NetworkError> {
+    sysctl::write("ipv4/ip_unprivileged_port_start", "0")?;
+    sysctl::write("ipv4/ping_group_range", "0 2147483647")
+}
+
+#[expect(deprecated, reason = "the replacement is unsafe because of flags other than this one")]
+fn unshare_netns() -> Result<(), NetworkError> {
+    rustix::thread::unshare(UnshareFlags::NEWNET)
+        .map_err(|errno| NetworkError::kernel("create a network namespace", errno))
+}
+
+/// The network namespace of the calling thread.
+fn current_netns() -> Result<File, NetworkError> {
+    File::open("/proc/thread-self/ns/net")
+        .map_err(|source| NetworkError::kernel("open the network namespace", source))
+}
