@@ -21,14 +21,20 @@ pub enum DistributionError {
         /// What the registry said.
         detail: String,
     },
-    /// The registry refused the credentials.
-    #[error("{context}: {detail}")]
-    Unauthorized {
-        /// What was asked.
-        context: String,
-        /// What it said.
+    /// The registry does not know the repository.
+    #[error("repository {repository} not found: {detail}")]
+    RepositoryUnknown {
+        /// As a person wrote it.
+        repository: String,
+        /// What the registry said.
         detail: String,
     },
+    /// The registry, or its token server, refused the credentials.
+    #[error("{0}")]
+    Unauthorized(String),
+    /// Another error that the registry names.
+    #[error("{0}")]
+    Registry(String),
     /// The registry asks to slow down.
     #[error("toomanyrequests: {0}")]
     TooManyRequests(String),
@@ -77,12 +83,10 @@ pub enum DistributionError {
         got: u64,
     },
     /// An answer that is no success.
-    #[error("received unexpected HTTP status: {status}{detail}")]
+    #[error("received unexpected HTTP status: {status}")]
     Status {
         /// `503 Service Unavailable`.
         status: String,
-        /// `: ` and what the body said, or nothing.
-        detail: String,
     },
     /// A redirect that is not followed.
     #[error("refusing to follow redirect from {from} to {to}: {why}")]
@@ -119,10 +123,14 @@ pub enum DistributionError {
 impl Classify for DistributionError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::ManifestUnknown { .. } | Self::AccessDenied { .. } | Self::NoPlatform(_) => ErrorClass::NotFound,
-            Self::Unauthorized { .. } => ErrorClass::Unauthorized,
+            Self::ManifestUnknown { .. }
+            | Self::RepositoryUnknown { .. }
+            | Self::AccessDenied { .. }
+            | Self::NoPlatform(_) => ErrorClass::NotFound,
+            Self::Unauthorized(_) => ErrorClass::Unauthorized,
             Self::Schema1(_) | Self::Config { .. } => ErrorClass::InvalidArgument,
             Self::TooManyRequests(_)
+            | Self::Registry(_)
             | Self::Manifest { .. }
             | Self::WrongDigest { .. }
             | Self::TooLarge { .. }

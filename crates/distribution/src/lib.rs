@@ -6,12 +6,24 @@
 
 #![forbid(unsafe_code)]
 
+mod auth;
+mod blob;
+mod challenge;
+mod client;
 mod config;
 mod credentials;
 mod error;
 mod event;
+mod manifest;
+mod tls;
+mod transport;
+mod url;
+
+pub use blob::BlobStream;
+pub use client::{FetchedManifest, RegistryClient, Repository};
 
 pub use config::RegistryConfig;
 pub use credentials::{Credentials, LoginOutcome, Secret};
 pub use error::DistributionError;
+pub use manifest::{MAX_MANIFEST, Manifest, parse_manifest, select};
 pub use event::{ProgressSink, PullEvent, PullProgress, no_progress};
