@@ -24,6 +24,9 @@ use super::{Console, LaunchFds, Launched, NamespaceKind, user};
 use crate::plan::{ContainerPlan, MountKind, RootfsSource};
 use crate::Stage;
 
+/// `MS_REC | MS_PRIVATE`.
+const OLD_ROOT_PROPAGATION: u64 = 1 << 14 | 1 << 18;
+
 /// The kernel's flag of a namespace.
 pub(crate) fn flag(kind: NamespaceKind) -> u64 {
     match kind {
@@ -254,7 +257,9 @@ fn set_up(plan: &ContainerPlan, prepare: &Prepare) -> Result<(), Failure> {
     if prepare.new_network {
         process::bring_loopback_up().at(Stage::Namespace, "loopback")?;
     }
-    mount::set_root_propagation(plan.root.propagation).at(Stage::Propagation, "/")?;
+    // The copies of the host's mounts are gone in a moment; until then nothing may go out. (A shared mount could not be
+    // pivoted away from, either; the new root becomes shared at the end, where that was asked for.)
+    mount::set_root_propagation(OLD_ROOT_PROPAGATION).at(Stage::Propagation, "/")?;
     mount::become_root(prepare.root.as_fd()).at(Stage::PivotRoot, &plan.id)?;
     let root = prepare.root.as_fd();
     let mounted = mounts::mount_all(root, &plan.mounts, &prepare.mounts)?;

@@ -48,7 +48,7 @@ impl Bundle {
     pub(crate) fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("kkrt").tempdir_in("/dev/shm").unwrap();
         let id = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        for name in ["lower", "upper", "work"] {
+        for name in ["lower", "upper"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
         fill(&dir.path().join("lower"));
@@ -94,7 +94,8 @@ impl Bundle {
         let rootfs = RootfsSource::Overlay {
             lower: vec![self.lower()],
             upper: self.upper(),
-            work: self.dir.path().join("work"),
+            // A fresh one for every start, as the engine does.
+            work: tempfile::Builder::new().prefix("work").tempdir_in(self.dir.path()).unwrap().keep(),
             volatile: true,
         };
         let mut options = PlanOptions::default();
@@ -140,10 +141,9 @@ impl Bundle {
 impl Drop for Bundle {
     fn drop(&mut self) {
         let layout = kekkai_cgroups::detect().unwrap();
-        let group = Cgroup::new(&layout, &format!("{}/{}", parent(), self.id)).unwrap();
+        let group = Cgroup::new(&layout, &cgroup(&self.id)).unwrap();
         let _ = group.kill();
         let _ = group.remove();
-        let _ = Cgroup::new(&layout, &parent()).unwrap().remove();
     }
 }
 
@@ -154,8 +154,9 @@ pub(crate) struct Output {
     pub(crate) stderr: String,
 }
 
-pub(crate) fn parent() -> String {
-    format!("kekkai-test-{}", std::process::id())
+/// Every test has a cgroup of its own at the top, so that none removes another's parent.
+pub(crate) fn cgroup(id: &str) -> String {
+    format!("kekkai-test-{id}")
 }
 
 pub(crate) fn pipes() -> (LaunchFds, OwnedFd, OwnedFd) {
@@ -232,7 +233,7 @@ pub(crate) fn docker_spec(id: &str) -> Value {
              "options": ["nosuid", "noexec", "nodev", "mode=1777", "size=67108864"]}
         ],
         "linux": {
-            "cgroupsPath": format!("/{}/{id}", parent()),
+            "cgroupsPath": format!("/{}", cgroup(id)),
             "namespaces": [{"type": "mount"}, {"type": "network"}, {"type": "uts"}, {"type": "pid"}, {"type": "ipc"}],
             "resources": {"devices": [{"allow": false, "access": "rwm"}]},
             "seccomp": serde_json::to_value(seccomp).unwrap(),
