@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 #[derive(Debug, Parser)]
 #[command(
     name = "kekkai daemon",
+    bin_name = "kekkai daemon",
     about = "The daemon of Kekkai, a container engine that speaks Docker's Engine API",
     disable_version_flag = true,
     max_term_width = 120

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use ::http::StatusCode;
-use kekkai_engine::model::{CreateContainer, UpdateContainer};
-use kekkai_types::Platform;
+use kekkai_engine::model::UpdateContainer;
 use serde::Serialize;
 
 use crate::http::{ApiError, Call, Reply};
 use crate::routes::Api;
-use crate::wire::{read_config, read_endpoints, read_host, read_resources, read_restart_policy};
+use crate::wire::{read_create, read_resources, read_restart_policy};
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -21,38 +20,11 @@ struct Created {
 /// Creates a container.
 pub(super) async fn create(api: Arc<Api>, mut call: Call) -> Result<Reply, ApiError> {
     let mut warnings = Vec::new();
-    let request = read_create(&mut call, &mut warnings).await?;
+    let body = call.required_object().await?;
+    let request = read_create(body, &call.query, call.version, &mut warnings)?;
     let created = api.engine().create(request).await?;
     warnings.extend(created.warnings);
     Reply::json_with(StatusCode::CREATED, &Created { id: created.id.to_string(), warnings })
-}
-
-async fn read_create(call: &mut Call, warnings: &mut Vec<String>) -> Result<CreateContainer, ApiError> {
-    let mut body = call.required_object().await?;
-    if body.is_empty() {
-        return Err(ApiError::invalid("config cannot be empty in order to create a container"));
-    }
-    let platform = call
-        .query
-        .nonempty("platform")
-        .filter(|_| call.version.at_least(41))
-        .map(str::parse::<Platform>)
-        .transpose()
-        .map_err(|error| ApiError::invalid(error.to_string()))?;
-    let mut config = read_config(&mut body)?;
-    if call.version.before(44)
-        && let Some(health) = &mut config.healthcheck
-    {
-        health.start_interval = 0;
-    }
-    let host = match body.object("HostConfig")? {
-        Some(fields) => read_host(fields, call.version, warnings)?,
-        None => read_host(crate::http::Fields::empty(), call.version, warnings)?,
-    };
-    let endpoints = read_endpoints(&mut body, &host.network_mode, warnings)?;
-    body.finish(warnings);
-    let name = call.query.nonempty("name").map(str::to_owned);
-    Ok(CreateContainer { name, platform, config, host, endpoints })
 }
 
 /// Changes limits and the restart policy of a container.

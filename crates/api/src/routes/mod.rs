@@ -136,6 +136,7 @@ fn route(api: Arc<Api>, call: Call) -> Handled {
     let path = call.path.clone();
     let parts: Vec<&str> = path.iter().map(String::as_str).collect();
     match (method.as_str(), parts.as_slice()) {
+        ("OPTIONS", _) => Box::pin(async { Ok(Reply::status(StatusCode::OK)) }),
         ("GET" | "HEAD", ["_ping"]) => Box::pin(system::ping(call)),
         ("GET", ["version"]) => Box::pin(system::version(api)),
         ("GET", ["info"]) => Box::pin(info::info(api)),
@@ -148,7 +149,6 @@ fn route(api: Arc<Api>, call: Call) -> Handled {
         (_, ["images", ..]) => image_route(api, call, &method, &parts),
         (_, ["volumes", ..]) => volume_route(api, call, &method, &parts),
         (_, ["networks", ..]) => network_route(api, call, &method, &parts),
-        ("OPTIONS", _) => Box::pin(async { Ok(Reply::status(StatusCode::OK)) }),
         _ => {
             let answer = absent::answer(&method, &parts);
             Box::pin(async { answer })

@@ -5,16 +5,20 @@
 
 mod config_in;
 mod config_out;
+mod create_in;
 mod endpoint;
 mod host_in;
 mod host_out;
 mod mount_in;
 mod resources_in;
 
-pub(crate) use config_in::read_config;
+use config_in::read_config;
 pub(crate) use config_out::ConfigOut;
-pub(crate) use endpoint::{EndpointOut, read_endpoints};
-pub(crate) use host_in::{read_host, read_restart_policy};
+pub(crate) use create_in::read_create;
+pub(crate) use endpoint::EndpointOut;
+use endpoint::read_endpoints;
+use host_in::read_host;
+pub(crate) use host_in::read_restart_policy;
 pub(crate) use host_out::HostOut;
 pub(crate) use resources_in::read_resources;
 
