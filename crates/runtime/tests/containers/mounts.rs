@@ -73,11 +73,11 @@ fn devices_are_dockers() {
 #[test]
 fn device_rules_are_enforced() {
     needs_root!();
-    let script = "mknod /tmp/kmsg c 1 11 && cat /tmp/kmsg; echo $?; mknod /tmp/zero c 1 5 && head -c 3 /tmp/zero | wc -c";
+    let script = "mknod /tmp/fuse c 10 229 && cat /tmp/fuse; echo $?; mknod /tmp/zero c 1 5 && head -c 3 /tmp/zero | wc -c";
     let output = Bundle::new().script(script).run().unwrap();
     assert_eq!(output.stdout, "1\n3\n", "{output:?}");
     assert!(output.stderr.contains("Operation not permitted"), "{output:?}");
-    let bundle = Bundle::new().script("mknod /tmp/kmsg c 1 11 && (: < /tmp/kmsg); echo $?");
+    let bundle = Bundle::new().script("mknod /tmp/fuse c 10 229 && (: < /tmp/fuse); echo $?");
     let bundle = bundle.set("/linux/resources/devices", json!([{"allow": true, "access": "rwm"}]));
     assert_eq!(bundle.stdout(), "0\n");
 }
