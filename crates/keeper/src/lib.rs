@@ -14,9 +14,13 @@
 
 #![forbid(unsafe_code)]
 
+mod bytes;
 pub mod client;
 pub mod error;
+pub mod failpoint;
 pub mod log;
 pub mod protocol;
+pub mod server;
+mod transport;
 
 pub use error::KeeperError;

@@ -79,13 +79,36 @@ pub enum Terminal {
     Size(Option<TerminalSize>),
 }
 
-/// Start a container. Descriptors: none, or its network namespace.
+/// Namespaces that a new container joins, each with a descriptor of the message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Join {
+    /// The network namespace, from the pool or another container's.
+    Network,
+    /// Another container's pid namespace.
+    Pid,
+    /// Another container's ipc namespace.
+    Ipc,
+    /// Another container's uts namespace.
+    Uts,
+    /// Another container's cgroup namespace.
+    Cgroup,
+    /// Another container's user namespace.
+    User,
+}
+
+/// Start a container. Descriptors: those of `joins`, in that order (namespace files or pidfds).
+///
+/// Legal when the container is unknown, forgotten or exited; a running one is a `Conflict`. Sent again with the same
+/// sequence number it answers for the first one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartRequest {
     /// The container.
     pub container: ContainerId,
-    /// The postcard-encoded `runtime::ContainerPlan`.
+    /// `runtime::ContainerPlan::to_bytes`.
+    #[serde(with = "crate::bytes")]
     pub plan: Vec<u8>,
+    /// What the message's descriptors are.
+    pub joins: Vec<Join>,
     /// Where its output is logged.
     pub log: LogConfig,
     /// Its standard input. With a terminal, `Closed` means that attached clients cannot type.
@@ -93,7 +116,7 @@ pub struct StartRequest {
     /// Its terminal.
     pub terminal: Terminal,
     /// Its cgroup, relative to the mount of each hierarchy (`kekkai/<id>`): where out-of-memory kills are counted, and
-    /// what is killed should its launcher die half-way.
+    /// what is killed should its launcher die half-way. At most 512 bytes.
     pub cgroup: String,
 }
 
@@ -104,7 +127,8 @@ pub struct ExecRequest {
     pub container: ContainerId,
     /// The new session.
     pub exec: ExecId,
-    /// The postcard-encoded `runtime::ExecPlan`.
+    /// `runtime::ExecPlan::to_bytes`.
+    #[serde(with = "crate::bytes")]
     pub plan: Vec<u8>,
     /// Its standard input.
     pub stdin: StdinMode,
@@ -254,6 +278,8 @@ pub enum Response {
     Pids(Vec<u32>),
     /// It failed.
     Failed(Failure),
+    /// A restart of the keeper has swallowed the request: the client library sends it again by itself.
+    Again,
 }
 
 /// What the keeper tells unasked, to every connection.

@@ -1,0 +1,164 @@
+//! From `kekkai-keeper --exec-root DIR …` to guardian and keeper.
+//!
+//! What must stay true: what runs is a sealed copy of the program (CVE-2019-5736); nothing of the caller's descriptors,
+//! signals, terminal or environment is inherited; the first process exits with 0 only when the keeper serves.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use kekkai_sys::clone::{CloneFlags, spawn_copied};
+use kekkai_sys::process::CStringArray;
+use kekkai_sys::{Errno, fd, memfd, memory, process, signal};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+
+use crate::failpoint;
+use crate::server::guardian::{Shared, guard};
+use crate::server::state::StateTable;
+
+/// The one variable that is looked at.
+const FAILPOINTS: &str = "KEKKAI_FAILPOINTS";
+
+const USAGE: &str = "usage: kekkai-keeper --exec-root DIR --spill-dir DIR [--build ID]
+       kekkai-keeper --failpoints
+The keeper is started by the kekkai daemon; it starts and keeps the containers.";
+
+/// What the keeper was started with.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) exec_root: PathBuf,
+    pub(crate) spill_dir: PathBuf,
+    pub(crate) build: String,
+    pub(crate) failpoints: String,
+}
+
+impl Settings {
+    fn parse() -> Result<Self, String> {
+        let mut settings = Self {
+            exec_root: PathBuf::new(),
+            spill_dir: PathBuf::new(),
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            failpoints: std::env::var(FAILPOINTS).unwrap_or_default(),
+        };
+        let mut arguments = std::env::args_os().skip(1);
+        while let Some(name) = arguments.next() {
+            let name = name.to_string_lossy().into_owned();
+            let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
+            match name.as_str() {
+                "--exec-root" => settings.exec_root = value.into(),
+                "--spill-dir" => settings.spill_dir = value.into(),
+                "--build" => settings.build = value.to_string_lossy().into_owned(),
+                _ => return Err(format!("unknown option {name}")),
+            }
+        }
+        if !settings.exec_root.is_absolute() || !settings.spill_dir.is_absolute() {
+            return Err("--exec-root and --spill-dir must be absolute paths".to_owned());
+        }
+        Ok(settings)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.exec_root.join("keeper.sock")
+    }
+
+    /// Removes what an ended keeper leaves.
+    pub(crate) fn clean_up(&self) {
+        drop(std::fs::remove_file(self.socket()));
+        drop(std::fs::remove_file(self.exec_root.join("keeper.state")));
+    }
+}
+
+/// The program `kekkai-keeper`.
+pub fn run() -> ExitCode {
+    memory::keep_small();
+    if std::env::args_os().nth(1).is_some_and(|argument| argument.as_bytes() == b"--failpoints") {
+        failpoint::ALL.iter().for_each(|name| println!("{name}"));
+        return ExitCode::SUCCESS;
+    }
+    let settings = match Settings::parse() {
+        Ok(settings) => settings,
+        Err(message) => {
+            eprintln!("kekkai-keeper: {message}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match protect(&settings).and_then(|()| begin(&settings)) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("kekkai-keeper: cannot start: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Goes on from a sealed copy of this program. Returns if it is one already.
+fn protect(settings: &Settings) -> Result<(), Errno> {
+    if memfd::is_protected()? {
+        return Ok(());
+    }
+    let failpoints = format!("{FAILPOINTS}={}", settings.failpoints);
+    let environment = CStringArray::from_strings(if settings.failpoints.is_empty() { None } else { Some(failpoints.as_str()) })?;
+    Err(memfd::execute_protected(&memfd::own_arguments()?, &environment))
+}
+
+fn begin(settings: &Settings) -> Result<ExitCode, Errno> {
+    fd::close_all_except(&[0, 1, 2])?;
+    signal::reset_all();
+    // Fails for a process group's leader only, which changes nothing that matters.
+    let _ = rustix::process::setsid();
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    rustix::process::chdir("/")?;
+    process::set_dumpable(false)?;
+    let (serving, ready) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let guardian = spawn_copied(CloneFlags::NONE, None, &mut || guardian(settings, &ready))?;
+    drop(ready);
+    drop(guardian);
+    let mut byte = [0];
+    Ok(match rustix::io::read(&serving, &mut byte)? {
+        0 => ExitCode::FAILURE,
+        _ => ExitCode::SUCCESS,
+    })
+}
+
+/// The guardian's life from its fork on.
+fn guardian(settings: &Settings, ready: &OwnedFd) -> i32 {
+    let (shared, keep) = match prepare(settings, ready) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            eprintln!("kekkai-keeper: cannot prepare {}: {error}", settings.exec_root.display());
+            return 1;
+        }
+    };
+    // These stay open for good; they are known by number from here on.
+    std::mem::forget(keep);
+    let status = guard(settings, shared, 0);
+    settings.clean_up();
+    status
+}
+
+type Prepared = (Shared, (StateTable, OwnedFd, OwnedFd));
+
+fn prepare(settings: &Settings, ready: &OwnedFd) -> std::io::Result<Prepared> {
+    let table = StateTable::open(&settings.exec_root)?;
+    table.disown()?;
+    let path = settings.socket();
+    // The caller holds the lock and has found that nobody listens there.
+    drop(std::fs::remove_file(&path));
+    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    let old = rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = bind(&listener, &SocketAddrUnix::new(&path)?);
+    rustix::process::umask(old);
+    bound?;
+    listen(&listener, 128)?;
+    let notes = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    let shared = Shared {
+        state: table.number(),
+        listener: listener.as_raw_fd(),
+        notes: notes.as_raw_fd(),
+        ready: ready.as_raw_fd(),
+    };
+    Ok((shared, (table, listener, notes)))
+}
