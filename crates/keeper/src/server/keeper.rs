@@ -107,7 +107,6 @@ pub(crate) enum Timer {
 #[derive(Debug)]
 pub(crate) struct Keeper {
     pub(crate) settings: Settings,
-    pub(crate) shared: Shared,
     pub(crate) generation: u32,
     pub(crate) guardian: u32,
     pub(crate) guardian_pidfd: OwnedFd,
@@ -132,7 +131,7 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// A keeper without tasks. The calling process is single-threaded still.
-    pub(crate) fn new(settings: Settings, shared: Shared, generation: u32) -> Result<Self, Errno> {
+    pub(crate) fn new(settings: Settings, shared: &Shared, generation: u32) -> Result<Self, Errno> {
         let guardian = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
         let guardian_pidfd = kekkai_sys::pidfd::open(guardian)?;
         let chores = Chores::default();
@@ -160,7 +159,6 @@ impl Keeper {
             layout: kekkai_cgroups::detect().ok(),
             end: None,
             settings,
-            shared,
         };
         for (fd, token) in [
             (keeper.listener.as_fd(), Token::Listener),

@@ -202,10 +202,6 @@ impl Pump {
         &self.notes_wake
     }
 
-    /// The descriptors of the pump itself.
-    pub(crate) fn own_fds(&self) -> [&OwnedFd; 3] {
-        [&self.epoll, &self.wake, &self.notes_wake]
-    }
 
     /// Takes the notes.
     pub(crate) fn take_notes(&self) -> Vec<Note> {

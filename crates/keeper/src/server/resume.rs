@@ -42,7 +42,7 @@ impl Keeper {
             failpoint::rearm(file);
         }
         std::mem::forget(table);
-        let mut keeper = Self::new(settings, shared, generation)?;
+        let mut keeper = Self::new(settings, &shared, generation)?;
         let numbers = keeper.adopt_launchers(&launchers);
         keeper.fill_pool();
         let mut lost = Vec::new();
