@@ -27,11 +27,13 @@ pub struct Options {
     pub size: String,
     /// Size of a tmpfs of its own for the data root, for tests of a full disk.
     pub data_size: Option<String>,
+    /// A folder on a disk for the data root, in place of the tmpfs; removed with the daemon.
+    pub disk: Option<PathBuf>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { args: Vec::new(), env: Vec::new(), size: "6g".into(), data_size: None }
+        Self { args: Vec::new(), env: Vec::new(), size: "6g".into(), data_size: None, disk: None }
     }
 }
 
@@ -63,8 +65,13 @@ pub struct Daemon {
 pub fn binary(name: &str) -> Result<PathBuf> {
     let folder = match std::env::var_os("KEKKAI_TEST_BIN_DIR") {
         Some(folder) => PathBuf::from(folder),
-        // target/<triple>/<profile>/deps/blackbox-… → target/<triple>/<profile>
-        None => std::env::current_exe()?.parent().and_then(Path::parent).context("no target folder")?.to_owned(),
+        // target/<triple>/<profile>/deps/blackbox-… or target/<triple>/<profile>/kekkai-bench
+        None => {
+            let own = std::env::current_exe()?;
+            let folder = own.parent().context("no target folder")?;
+            let in_deps = folder.file_name().is_some_and(|n| n == "deps");
+            if in_deps { folder.parent().context("no target folder")?.to_owned() } else { folder.to_owned() }
+        }
     };
     let path = folder.join(name);
     if !path.exists() {
@@ -81,7 +88,8 @@ impl Daemon {
         std::fs::create_dir_all(&base)?;
         let size = std::ffi::CString::new(format!("size={},mode=755", options.size))?;
         rustix::mount::mount("kekkai-test", &base, "tmpfs", MountFlags::empty(), Some(size.as_c_str()))?;
-        let (data, exec) = (base.join("data"), base.join("run"));
+        let data = options.disk.clone().unwrap_or_else(|| base.join("data"));
+        let exec = base.join("run");
         for folder in [&data, &exec, &base.join("share"), &base.join("config")] {
             std::fs::create_dir_all(folder)?;
         }
@@ -133,7 +141,7 @@ impl Daemon {
 
     /// Starts the daemon process and waits until it answers.
     pub fn launch(&mut self) -> Result<()> {
-        let log = File::options().create(true).append(true).open(self.base.join("daemon.log"))?;
+        let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = self.command()?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut child = command.spawn().context("spawning kekkai daemon")?;
@@ -155,9 +163,14 @@ impl Daemon {
         }
     }
 
+    /// Where the daemon's log goes; not on the tmpfs where that is being measured.
+    fn log(&self) -> PathBuf {
+        self.options.disk.as_ref().unwrap_or(&self.base).join("daemon.log")
+    }
+
     /// The last lines of the daemon's log.
     pub fn log_tail(&self, lines: usize) -> String {
-        let text = std::fs::read_to_string(self.base.join("daemon.log")).unwrap_or_default();
+        let text = std::fs::read_to_string(self.log()).unwrap_or_default();
         let all: Vec<&str> = text.lines().collect();
         all[all.len().saturating_sub(lines)..].join("\n")
     }
@@ -226,17 +239,40 @@ impl Daemon {
         (parent > 1).then_some(parent)
     }
 
+    /// What `kekkai system stop` does: containers, keeper, guardian and daemon end, in that order.
+    pub fn system_stop(&mut self) -> Result<()> {
+        if self.has_ended() {
+            return Ok(());
+        }
+        let answer = crate::http::request(&self.socket, "POST", "/kekkai/v1/system/stop", None);
+        if !answer.as_ref().is_ok_and(|a| a.status == 204) {
+            let said = answer.map(|a| format!("{} {}", a.status, a.message()));
+            self.end(Signal::TERM)?;
+            bail!("POST /kekkai/v1/system/stop: {said:?}");
+        }
+        let until = Instant::now() + Duration::from_secs(15);
+        while !(self.has_ended() && self.helpers().is_empty()) {
+            if Instant::now() > until {
+                self.end(Signal::TERM)?;
+                bail!("15 s after `system stop` the engine still runs");
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    }
+
     /// Stops daemon, keeper and guardian, whatever state they are in, then says what is left over.
     pub fn tear_down(&mut self) -> Result<Vec<String>> {
         self.torn_down = true;
-        let ended = self.end(Signal::TERM);
         let mut left = Vec::new();
-        if let Err(error) = ended {
+        if let Err(error) = self.system_stop() {
             left.push(format!("{error:#}"));
         }
-        // The keeper outlives its daemon by design; the guardian would start another, so it is ended first.
+        // What `system stop` should have ended. The guardian would start another keeper, so it is ended first.
         let mut helpers = self.helpers();
-        helpers.sort_by_key(|(pid, _)| Some(*pid) != self.guardian_pid());
+        left.extend(helpers.iter().map(|(pid, line)| format!("process {pid}: {line}")));
+        let guardian = self.guardian_pid();
+        helpers.sort_by_key(|(pid, _)| Some(*pid) != guardian);
         for (pid, _) in &helpers {
             if let Some(pid) = Pid::from_raw(*pid as i32) {
                 kill_process(pid, Signal::KILL).ok();
@@ -249,7 +285,6 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        left.extend(self.helpers().into_iter().map(|(pid, line)| format!("process {pid}: {line}")));
         left.extend(leftovers::mounts_below(&self.base, &[&self.base, &self.data]));
         left.extend(leftovers::cgroups_inside(&self.cgroup));
         left.extend(leftovers::ports_of_bridge(&self.bridge));
@@ -264,6 +299,9 @@ impl Daemon {
             rustix::mount::unmount(&mount, UnmountFlags::DETACH).ok();
         }
         drop(std::fs::remove_dir_all(&self.base));
+        if let Some(disk) = &self.options.disk {
+            drop(std::fs::remove_dir_all(disk));
+        }
         Ok(left)
     }
 

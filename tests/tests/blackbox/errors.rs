@@ -95,7 +95,7 @@ pub(crate) fn cases() -> Vec<Case> {
             assert_eq!(c.api("GET", "/v1.23/_ping").status, 400);
             assert_eq!(c.api("GET", "/v1.99/info").status, 400);
             assert!(c.api("GET", "/v1.99/info").message().contains("client version 1.99 is too new. Maximum supported API version is"));
-            assert!(c.api("GET", "/v1.20/info").message().contains("client version 1.20 is too old. Minimum supported API version is 1.24"));
+            assert!(String::from_utf8_lossy(&c.api("GET", "/v1.20/info").body).contains("client version 1.20 is too old. Minimum supported API version is 1.24"));
             assert_eq!(c.api("GET", "/v1.44/containers/json?filters=notjson").status, 400);
             assert_eq!(c.api("GET", "/v1.44/containers/json?filters=%7B%22nosuch%22%3A%5B%22x%22%5D%7D").status, 400);
             assert_eq!(c.api("GET", "/v1.44/containers/@nnone/logs?stdout=1").status, 404);

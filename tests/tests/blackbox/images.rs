@@ -85,9 +85,10 @@ pub(crate) fn cases() -> Vec<Case> {
             c.run("pull @reg/broken/@n/box").code(1).err_has_one(&["500", "it is broken", "unknown"]);
         }),
         Case::new("pull/rate-limited-once", |c| {
+            // dockerd gives up at the first 429.
             c.run("pull @reg/ratelimited/@n/once-ratelimited").ok();
             c.run("rmi @reg/ratelimited/@n/once-ratelimited").ok();
-        }),
+        }).on(On::Ours),
         Case::new("pull/redirected-blobs", |c| {
             c.run("pull @reg/redirect/@n/once-redirect").ok();
             c.run("rmi @reg/redirect/@n/once-redirect").ok();
@@ -244,7 +245,7 @@ pub(crate) fn cases() -> Vec<Case> {
             assert_eq!(image["Created"], "2024-01-02T03:04:05Z");
             assert_eq!(image["RootFS"]["Layers"].as_array().map(Vec::len), Some(2));
             assert!(image["Size"].as_u64().unwrap() > 500_000);
-            assert_eq!(image["RepoTags"], serde_json::json!(["kkt/conf:latest"]));
+            assert!(image["RepoTags"].as_array().unwrap().contains(&"kkt/conf:latest".into()));
             c.run("image inspect nosuchimage").code(1).out("[]\n").err_has("No such image: nosuchimage");
             c.run("inspect --type image @conf").ok();
             c.run("image inspect --format '{{json .Config.Cmd}}' @conf").ok().out("[\"echo default command\"]\n");
