@@ -118,7 +118,10 @@ pub(super) struct Source {
 impl Source {
     /// The file that a flag names, or the default one.
     pub(super) fn new(named: Option<&Path>) -> Self {
-        Self { path: named.unwrap_or(Path::new(DEFAULT_FILE)).to_owned(), named: named.is_some() }
+        Self {
+            path: named.unwrap_or(Path::new(DEFAULT_FILE)).to_owned(),
+            named: named.is_some(),
+        }
     }
 
     /// The directives of the file; none when the default one is not there.
@@ -126,7 +129,9 @@ impl Source {
         let text = match std::fs::metadata(&self.path).map(|data| data.len()) {
             Ok(length) if length > LARGEST => bail!("the file is larger than {LARGEST} bytes"),
             Ok(_) => std::fs::read_to_string(&self.path)?,
-            Err(error) if error.kind() == ErrorKind::NotFound && !self.named => return Ok(Map::new()),
+            Err(error) if error.kind() == ErrorKind::NotFound && !self.named => {
+                return Ok(Map::new());
+            }
             Err(error) => return Err(error).context(format!("open {}", self.path.display())),
         };
         if text.trim().is_empty() {
@@ -140,20 +145,46 @@ impl Source {
 ///
 /// # Errors
 /// As dockerd's: the file cannot be read, has unknown directives, or says what a flag says too.
-pub(super) fn merge(flags: &Map<String, Value>, file: &Source) -> anyhow::Result<Map<String, Value>> {
-    merge_maps(flags, file.read()).with_context(|| format!("unable to configure the daemon with file {}", file.path.display()))
+pub(super) fn merge(
+    flags: &Map<String, Value>,
+    file: &Source,
+) -> anyhow::Result<Map<String, Value>> {
+    merge_maps(flags, file.read()).with_context(|| {
+        format!(
+            "unable to configure the daemon with file {}",
+            file.path.display()
+        )
+    })
 }
 
-fn merge_maps(flags: &Map<String, Value>, file: anyhow::Result<Map<String, Value>>) -> anyhow::Result<Map<String, Value>> {
+fn merge_maps(
+    flags: &Map<String, Value>,
+    file: anyhow::Result<Map<String, Value>>,
+) -> anyhow::Result<Map<String, Value>> {
     let mut file = file?;
-    let mut unknown: Vec<&str> = file.keys().map(String::as_str).filter(|key| !KNOWN.contains(key)).collect();
+    let mut unknown: Vec<&str> = file
+        .keys()
+        .map(String::as_str)
+        .filter(|key| !KNOWN.contains(key))
+        .collect();
     if !unknown.is_empty() {
         unknown.sort_unstable();
-        bail!("the following directives don't match any configuration option: {}", unknown.join(", "));
+        bail!(
+            "the following directives don't match any configuration option: {}",
+            unknown.join(", ")
+        );
     }
     let mut twice: Vec<String> = flags
         .iter()
-        .filter_map(|(key, flag)| file.get(key).map(|value| format!("{key}: (from flag: {}, from file: {})", shown(flag), shown(value))))
+        .filter_map(|(key, flag)| {
+            file.get(key).map(|value| {
+                format!(
+                    "{key}: (from flag: {}, from file: {})",
+                    shown(flag),
+                    shown(value)
+                )
+            })
+        })
         .collect();
     if !twice.is_empty() {
         twice.sort_unstable();
@@ -162,7 +193,11 @@ fn merge_maps(flags: &Map<String, Value>, file: anyhow::Result<Map<String, Value
             twice.join(", ")
         );
     }
-    file.extend(flags.iter().map(|(key, value)| (key.clone(), value.clone())));
+    file.extend(
+        flags
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone())),
+    );
     Ok(file)
 }
 
@@ -172,7 +207,10 @@ fn shown(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(list) => format!("[{}]", list.iter().map(shown).collect::<Vec<_>>().join(" ")),
         Value::Object(map) => {
-            let pairs: Vec<String> = map.iter().map(|(key, value)| format!("{key}:{}", shown(value))).collect();
+            let pairs: Vec<String> = map
+                .iter()
+                .map(|(key, value)| format!("{key}:{}", shown(value)))
+                .collect();
             format!("map[{}]", pairs.join(" "))
         }
         other => other.to_string(),
@@ -191,9 +229,16 @@ mod tests {
     #[test]
     fn dockerds_words() {
         let error = merge_maps(&Map::new(), Ok(map(json!({"foo": 1, "debug": true})))).unwrap_err();
-        assert_eq!(error.to_string(), "the following directives don't match any configuration option: foo");
+        assert_eq!(
+            error.to_string(),
+            "the following directives don't match any configuration option: foo"
+        );
         let flags = map(json!({"debug": true, "hosts": ["unix:///y"]}));
-        let error = merge_maps(&flags, Ok(map(json!({"debug": true, "hosts": ["unix:///x"]})))).unwrap_err();
+        let error = merge_maps(
+            &flags,
+            Ok(map(json!({"debug": true, "hosts": ["unix:///x"]}))),
+        )
+        .unwrap_err();
         assert_eq!(
             error.to_string(),
             "the following directives are specified both as a flag and in the configuration file: debug: (from flag: true, from file: true), hosts: (from flag: [unix:///y], from file: [unix:///x])"

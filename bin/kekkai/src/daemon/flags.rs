@@ -289,8 +289,9 @@ impl Given {
     fn pairs(&mut self, key: &str, flag: &str, words: Vec<String>) -> anyhow::Result<()> {
         let mut map = Map::new();
         for word in words {
-            let (name, value) =
-                word.split_once('=').with_context(|| format!("invalid argument {word:?} for \"--{flag}\": want KEY=VALUE"))?;
+            let (name, value) = word.split_once('=').with_context(|| {
+                format!("invalid argument {word:?} for \"--{flag}\": want KEY=VALUE")
+            })?;
             map.insert(name.to_owned(), value.into());
         }
         if !map.is_empty() {
@@ -306,7 +307,10 @@ fn ulimit(word: &str) -> anyhow::Result<(String, Value)> {
     let (name, limits) = word.split_once('=').with_context(invalid)?;
     let (soft, hard) = limits.split_once(':').unwrap_or((limits, limits));
     let number = |text: &str| text.parse::<i64>().with_context(invalid);
-    Ok((name.to_owned(), json!({"Name": name, "Hard": number(hard)?, "Soft": number(soft)?})))
+    Ok((
+        name.to_owned(),
+        json!({"Name": name, "Hard": number(hard)?, "Soft": number(soft)?}),
+    ))
 }
 
 impl DaemonArgs {
@@ -319,7 +323,10 @@ impl DaemonArgs {
         self.network.give(&mut given);
         given.list("registry-mirrors", self.images.registry_mirrors);
         given.list("insecure-registries", self.images.insecure_registries);
-        given.one("max-concurrent-downloads", self.images.max_concurrent_downloads);
+        given.one(
+            "max-concurrent-downloads",
+            self.images.max_concurrent_downloads,
+        );
         self.undone.give(&mut given)?;
         Ok(given.0)
     }
@@ -355,7 +362,11 @@ impl Containers {
     fn give(self, given: &mut Given) -> anyhow::Result<()> {
         given.one("cgroup-parent", self.cgroup_parent);
         if !self.default_ulimits.is_empty() {
-            let limits = self.default_ulimits.iter().map(|word| ulimit(word)).collect::<anyhow::Result<Map<_, _>>>()?;
+            let limits = self
+                .default_ulimits
+                .iter()
+                .map(|word| ulimit(word))
+                .collect::<anyhow::Result<Map<_, _>>>()?;
             given.one("default-ulimits", Some(limits));
         }
         given.one("default-shm-size", self.default_shm_size);

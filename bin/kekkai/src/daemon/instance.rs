@@ -20,12 +20,20 @@ impl Instance {
     ///
     /// # Errors
     /// When another daemon has one of them, or the pid file is that of a living process.
-    pub(super) fn claim(data_root: &Path, exec_root: &Path, pidfile: &Path) -> anyhow::Result<Self> {
+    pub(super) fn claim(
+        data_root: &Path,
+        exec_root: &Path,
+        pidfile: &Path,
+    ) -> anyhow::Result<Self> {
         make_directory(data_root, 0o711)?;
         make_directory(exec_root, 0o711)?;
         let locks = [lock(data_root)?, lock(exec_root)?];
-        write_pidfile(pidfile).with_context(|| format!("failed to start daemon: pid file {}", pidfile.display()))?;
-        Ok(Self { _locks: locks, pidfile: pidfile.to_owned() })
+        write_pidfile(pidfile)
+            .with_context(|| format!("failed to start daemon: pid file {}", pidfile.display()))?;
+        Ok(Self {
+            _locks: locks,
+            pidfile: pidfile.to_owned(),
+        })
     }
 
     /// Takes the pid file away; the locks go with the process.
@@ -47,7 +55,8 @@ fn make_directory(path: &Path, mode: u32) -> anyhow::Result<()> {
 fn lock(root: &Path) -> anyhow::Result<File> {
     let path = root.join("daemon.lock");
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600)).with_context(|| format!("opening {}", path.display()))?;
+    let file = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))
+        .with_context(|| format!("opening {}", path.display()))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file.into()),
         Err(Errno::WOULDBLOCK) => bail!("another kekkai daemon is using {}", root.display()),
@@ -75,8 +84,11 @@ fn write_pidfile(path: &Path) -> anyhow::Result<()> {
 
 /// Whether a process runs this program as a daemon: after a crash its number may have gone to somebody else.
 fn is_daemon(pid: u32) -> bool {
-    std::fs::read(format!("/proc/{pid}/cmdline"))
-        .is_ok_and(|line| line.split(|byte| *byte == 0).nth(1).is_some_and(|word| word == b"daemon"))
+    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+        line.split(|byte| *byte == 0)
+            .nth(1)
+            .is_some_and(|word| word == b"daemon")
+    })
 }
 
 #[cfg(test)]

@@ -38,11 +38,17 @@ where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
     let (level, handle) = reload::Layer::new(config.level);
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(false).with_target(false);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(writer)
+        .with_ansi(false)
+        .with_target(false);
     let lines: Box<dyn Layer<_> + Send + Sync> = match config.format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().boxed(),
     };
-    tracing_subscriber::registry().with(level).with(lines).init();
+    tracing_subscriber::registry()
+        .with(level)
+        .with(lines)
+        .init();
     handle
 }

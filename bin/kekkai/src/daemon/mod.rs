@@ -33,7 +33,10 @@ pub(crate) fn run(args: DaemonArgs) -> ExitCode {
     }
 }
 
-fn start(args: DaemonArgs, inherited: anyhow::Result<Vec<std::os::fd::OwnedFd>>) -> anyhow::Result<()> {
+fn start(
+    args: DaemonArgs,
+    inherited: anyhow::Result<Vec<std::os::fd::OwnedFd>>,
+) -> anyhow::Result<()> {
     let validate = args.validate;
     let file = directives::Source::new(args.config_file.as_deref());
     let from_flags = args.into_directives()?;

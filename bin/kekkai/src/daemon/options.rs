@@ -76,7 +76,9 @@ impl Options {
                 .into_iter()
                 .map(|(name, value)| match value {
                     Value::Object(object) => Ok(object),
-                    other => bail!("invalid value for {key}: {name} must be an object, not {other}"),
+                    other => {
+                        bail!("invalid value for {key}: {name} must be an object, not {other}")
+                    }
                 })
                 .collect(),
             Some(other) => bail!("invalid value for {key}: want an object, not {other}"),
@@ -88,9 +90,9 @@ impl Options {
         match self.take(key) {
             None => Ok(None),
             Some(Value::Number(number)) if number.is_i64() => Ok(number.as_i64()),
-            Some(Value::String(text)) => {
-                kekkai_types::size::parse_ram(&text).map(Some).with_context(|| format!("invalid value for {key}"))
-            }
+            Some(Value::String(text)) => kekkai_types::size::parse_ram(&text)
+                .map(Some)
+                .with_context(|| format!("invalid value for {key}")),
             Some(other) => bail!("invalid value for {key}: want a size, not {other}"),
         }
     }
@@ -107,8 +109,12 @@ impl Options {
 
     /// Refuses what is left: known to dockerd, not done here.
     pub(super) fn finish(self) -> anyhow::Result<()> {
-        let left: Vec<String> =
-            self.0.into_iter().filter(|(_, value)| !says_nothing(value)).map(|(key, _)| key).collect();
+        let left: Vec<String> = self
+            .0
+            .into_iter()
+            .filter(|(_, value)| !says_nothing(value))
+            .map(|(key, _)| key)
+            .collect();
         if left.is_empty() {
             return Ok(());
         }
@@ -124,10 +130,14 @@ fn says_nothing(value: &Value) -> bool {
         Value::Number(number) => number.as_f64() == Some(0.0),
         Value::String(text) => text.is_empty(),
         Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.values().all(|value| says_nothing(value) || value == "false"),
+        Value::Object(map) => map
+            .values()
+            .all(|value| says_nothing(value) || value == "false"),
     }
 }
 
 fn plain(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }

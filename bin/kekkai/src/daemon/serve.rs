@@ -53,7 +53,11 @@ pub(super) fn run(
     kekkai_sys::memory::keep_small();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     raise_descriptor_limit();
-    let instance = Instance::claim(&settings.engine.data_root, &settings.engine.exec_root, &settings.pidfile)?;
+    let instance = Instance::claim(
+        &settings.engine.data_root,
+        &settings.engine.exec_root,
+        &settings.pidfile,
+    )?;
     let level = logging::start(&settings.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -64,7 +68,15 @@ pub(super) fn run(
         .enable_all()
         .build()
         .context("starting the threads")?;
-    let outcome = runtime.block_on(Daemon { settings, flags, file, level }.run(inherited));
+    let outcome = runtime.block_on(
+        Daemon {
+            settings,
+            flags,
+            file,
+            level,
+        }
+        .run(inherited),
+    );
     instance.release();
     // Threads that still wait for a disk are left behind.
     runtime.shutdown_timeout(LAST_ANSWERS);
@@ -76,7 +88,13 @@ fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // Where it is refused the old limit holds.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
 }
 
 struct Daemon<'a> {
@@ -150,7 +168,12 @@ impl Daemon<'_> {
     }
 
     fn listen(&self, inherited: Vec<OwnedFd>) -> anyhow::Result<Vec<Listener>> {
-        let tls = self.settings.tls.as_ref().map(kekkai_api::server_config).transpose()?;
+        let tls = self
+            .settings
+            .tls
+            .as_ref()
+            .map(kekkai_api::server_config)
+            .transpose()?;
         let mut inherited = Some(inherited);
         let mut listeners = Vec::new();
         for host in &self.settings.hosts {
@@ -165,7 +188,9 @@ impl Daemon<'_> {
                 Host::Inherited => {
                     let sockets = inherited.take().unwrap_or_default();
                     if sockets.is_empty() {
-                        bail!("no sockets found via socket activation: make sure the service was started by systemd");
+                        bail!(
+                            "no sockets found via socket activation: make sure the service was started by systemd"
+                        );
                     }
                     for socket in sockets {
                         listeners.push(Listener::inherited(socket, tls.clone())?);
@@ -179,7 +204,9 @@ impl Daemon<'_> {
     /// The group of unix sockets: the one that was named must exist, the default one may.
     fn socket_group(&self) -> anyhow::Result<Option<u32>> {
         match &self.settings.group {
-            Some(name) => Ok(Some(group_id(name).with_context(|| format!("group {name} not found"))?)),
+            Some(name) => Ok(Some(
+                group_id(name).with_context(|| format!("group {name} not found"))?,
+            )),
             None => Ok(group_id("kekkai")),
         }
     }
@@ -201,7 +228,9 @@ impl Daemon<'_> {
                 if let Err(error) = self.level.modify(|level| *level = new.log.level) {
                     tracing::warn!(%error, "cannot change the log level");
                 }
-                tracing::info!("configuration was read again: the log level is in force, all else from the next start on");
+                tracing::info!(
+                    "configuration was read again: the log level is in force, all else from the next start on"
+                );
                 engine.publish(Event {
                     kind: EventKind::Daemon,
                     action: "reload".into(),
@@ -226,7 +255,10 @@ impl Signals {
 }
 
 fn daemon_name() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
+    rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// Tells systemd, where it listens.

@@ -62,8 +62,14 @@ impl Settings {
     /// When one is wrong or not done; it is named.
     pub(super) fn read(directives: Map<String, Value>) -> anyhow::Result<Self> {
         let mut options = Options::new(directives);
-        let data_root = options.text("data-root")?.unwrap_or_else(|| "/var/lib/kekkai".to_owned());
-        let exec_root = PathBuf::from(options.text("exec-root")?.unwrap_or_else(|| "/run/kekkai".to_owned()));
+        let data_root = options
+            .text("data-root")?
+            .unwrap_or_else(|| "/var/lib/kekkai".to_owned());
+        let exec_root = PathBuf::from(
+            options
+                .text("exec-root")?
+                .unwrap_or_else(|| "/run/kekkai".to_owned()),
+        );
         let keeper = match options.text("keeper")? {
             Some(path) => path.into(),
             None => beside_this_executable()?,
@@ -72,7 +78,9 @@ impl Settings {
         let tls_mode = TlsMode::read(&mut options)?;
         let hosts = read_hosts(&mut options, &exec_root, &tls_mode)?;
         let group = options.text("group")?;
-        let pidfile = options.text("pidfile")?.map_or_else(|| exec_root.join("daemon.pid"), PathBuf::from);
+        let pidfile = options
+            .text("pidfile")?
+            .map_or_else(|| exec_root.join("daemon.pid"), PathBuf::from);
         let mut engine = EngineConfig::new(data_root.into(), exec_root, keeper);
         read_containers(&mut options, &mut engine)?;
         read_defaults(&mut options, &mut engine)?;
@@ -81,7 +89,14 @@ impl Settings {
         read_registries(&mut options, &mut engine)?;
         accept_at_default(&mut options)?;
         options.finish()?;
-        Ok(Self { engine, hosts, group, tls: tls_mode.files, pidfile, log })
+        Ok(Self {
+            engine,
+            hosts,
+            group,
+            tls: tls_mode.files,
+            pidfile,
+            log,
+        })
     }
 }
 
@@ -99,7 +114,11 @@ fn read_log(options: &mut Options) -> anyhow::Result<LogConfig> {
         Some("trace") => LevelFilter::TRACE,
         Some(other) => bail!("invalid logging level: {other}"),
     };
-    let level = if options.switch("debug")? == Some(true) { level.max(LevelFilter::DEBUG) } else { level };
+    let level = if options.switch("debug")? == Some(true) {
+        level.max(LevelFilter::DEBUG)
+    } else {
+        level
+    };
     let format = match options.text("log-format")?.as_deref() {
         None | Some("text") => LogFormat::Text,
         Some("json") => LogFormat::Json,
@@ -107,7 +126,11 @@ fn read_log(options: &mut Options) -> anyhow::Result<LogConfig> {
     };
     // Our text has no colours.
     options.switch("raw-logs")?;
-    Ok(LogConfig { level, format, file: options.text("log-file")?.map(PathBuf::from) })
+    Ok(LogConfig {
+        level,
+        format,
+        file: options.text("log-file")?.map(PathBuf::from),
+    })
 }
 
 /// What was said about TLS.
@@ -119,17 +142,28 @@ struct TlsMode {
 
 impl TlsMode {
     fn read(options: &mut Options) -> anyhow::Result<Self> {
-        let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("/root"), PathBuf::from).join(".docker");
+        let home = std::env::var_os("HOME")
+            .map_or_else(|| PathBuf::from("/root"), PathBuf::from)
+            .join(".docker");
         let (tls, verify) = (options.switch("tls")?, options.switch("tlsverify")?);
         let mut path = |key: &str, default: &str| {
-            options.text(key).map(|path| path.map_or_else(|| home.join(default), PathBuf::from))
+            options
+                .text(key)
+                .map(|path| path.map_or_else(|| home.join(default), PathBuf::from))
         };
         let authority = path("tlscacert", "ca.pem")?;
         let (certificate, key) = (path("tlscert", "cert.pem")?, path("tlskey", "key.pem")?);
         let on = verify.unwrap_or(false) || tls.unwrap_or(false);
         let client_authority = verify.unwrap_or(false).then_some(authority);
-        let files = on.then_some(TlsFiles { certificate, key, client_authority });
-        Ok(Self { files, refused: tls == Some(false) || verify == Some(false) })
+        let files = on.then_some(TlsFiles {
+            certificate,
+            key,
+            client_authority,
+        });
+        Ok(Self {
+            files,
+            refused: tls == Some(false) || verify == Some(false),
+        })
     }
 }
 
@@ -158,7 +192,11 @@ fn read_hosts(options: &mut Options, exec_root: &Path, tls: &TlsMode) -> anyhow:
 fn parse_host(word: &str, exec_root: &Path, tls: bool) -> anyhow::Result<Host> {
     let word = word.trim();
     if let Some(path) = word.strip_prefix("unix://") {
-        let path = if path.is_empty() { exec_root.join("kekkai.sock") } else { PathBuf::from(path) };
+        let path = if path.is_empty() {
+            exec_root.join("kekkai.sock")
+        } else {
+            PathBuf::from(path)
+        };
         return Ok(Host::Unix(path));
     }
     match word {
@@ -171,9 +209,14 @@ fn parse_host(word: &str, exec_root: &Path, tls: bool) -> anyhow::Result<Host> {
     {
         bail!("invalid bind address ({word}): unsupported proto '{scheme}'");
     }
-    let address = word.strip_prefix("tcp://").unwrap_or(word).trim_end_matches('/');
+    let address = word
+        .strip_prefix("tcp://")
+        .unwrap_or(word)
+        .trim_end_matches('/');
     let default_port = if tls { TLS_PORT } else { PLAIN_PORT };
-    parse_address(address, default_port).map(Host::Tcp).with_context(|| format!("invalid bind address ({word})"))
+    parse_address(address, default_port)
+        .map(Host::Tcp)
+        .with_context(|| format!("invalid bind address ({word})"))
 }
 
 /// `address:port` with either part left out. Names are not looked up: a daemon listens on addresses.
@@ -182,7 +225,9 @@ fn parse_address(text: &str, default_port: u16) -> anyhow::Result<SocketAddr> {
         return Ok(address);
     }
     let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, port.parse().context("bad port")?),
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => {
+            (host, port.parse().context("bad port")?)
+        }
         _ => (text, default_port),
     };
     let host = match host {
@@ -190,7 +235,11 @@ fn parse_address(text: &str, default_port: u16) -> anyhow::Result<SocketAddr> {
         "localhost" => "127.0.0.1",
         other => other.trim_start_matches('[').trim_end_matches(']'),
     };
-    Ok(SocketAddr::new(host.parse().with_context(|| format!("{host:?} is not an IP address"))?, port))
+    Ok(SocketAddr::new(
+        host.parse()
+            .with_context(|| format!("{host:?} is not an IP address"))?,
+        port,
+    ))
 }
 
 fn read_containers(options: &mut Options, engine: &mut EngineConfig) -> anyhow::Result<()> {
@@ -204,17 +253,24 @@ fn read_containers(options: &mut Options, engine: &mut EngineConfig) -> anyhow::
         if !matches!(driver.as_str(), "local" | "json-file" | "none") {
             bail!("log-driver={driver} is not supported by Kekkai yet");
         }
-        engine.default_log = LogSettings { driver, options: log_options };
+        engine.default_log = LogSettings {
+            driver,
+            options: log_options,
+        };
     }
     if let Some(seconds) = options.number("shutdown-timeout")? {
         engine.shutdown_grace = Duration::from_secs(u64::try_from(seconds).unwrap_or(u64::MAX / 4));
     }
     if options.switch("live-restore")? == Some(false) {
-        bail!("live-restore=false is not supported: containers outlive the daemon; \"kekkai system stop\" stops them");
+        bail!(
+            "live-restore=false is not supported: containers outlive the daemon; \"kekkai system stop\" stops them"
+        );
     }
     let mut labels = BTreeMap::new();
     for label in options.list("labels")? {
-        let (key, value) = label.split_once('=').with_context(|| format!("bad attribute format: {label}"))?;
+        let (key, value) = label
+            .split_once('=')
+            .with_context(|| format!("bad attribute format: {label}"))?;
         labels.insert(key.to_owned(), value.to_owned());
     }
     engine.labels = labels;
@@ -232,7 +288,9 @@ fn read_defaults(options: &mut Options, engine: &mut EngineConfig) -> anyhow::Re
     }
     if let Some(mode) = options.text("default-ipc-mode")? {
         if !matches!(mode.as_str(), "private" | "shareable") {
-            bail!("default IPC mode setting (ipc: {mode}) is invalid: use \"private\" or \"shareable\"");
+            bail!(
+                "default IPC mode setting (ipc: {mode}) is invalid: use \"private\" or \"shareable\""
+            );
         }
         engine.default_ipc_mode = mode;
     }
@@ -243,8 +301,16 @@ fn read_defaults(options: &mut Options, engine: &mut EngineConfig) -> anyhow::Re
         engine.default_cgroupns_mode = Some(mode);
     }
     for mut limit in options.objects("default-ulimits")? {
-        let name = limit.remove("Name").and_then(|name| name.as_str().map(str::to_owned)).context("a default ulimit without a Name")?;
-        let mut number = |key: &str| limit.remove(key).and_then(|value| value.as_i64()).unwrap_or(0);
+        let name = limit
+            .remove("Name")
+            .and_then(|name| name.as_str().map(str::to_owned))
+            .context("a default ulimit without a Name")?;
+        let mut number = |key: &str| {
+            limit
+                .remove(key)
+                .and_then(|value| value.as_i64())
+                .unwrap_or(0)
+        };
         let (soft, hard) = (number("Soft"), number("Hard"));
         if hard != -1 && (soft > hard || soft == -1) {
             bail!("ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}");
@@ -271,10 +337,19 @@ fn read_bridge(options: &mut Options) -> anyhow::Result<BridgeConfig> {
     bridge.address = options.text("bip")?;
     bridge.fixed_cidr = options.text("fixed-cidr")?;
     if let Some(mtu) = options.number("mtu")?.filter(|mtu| *mtu != 0) {
-        bridge.mtu = Some(u32::try_from(mtu).ok().filter(|mtu| (68..=65_535).contains(mtu)).with_context(|| format!("invalid mtu: {mtu}"))?);
+        bridge.mtu = Some(
+            u32::try_from(mtu)
+                .ok()
+                .filter(|mtu| (68..=65_535).contains(mtu))
+                .with_context(|| format!("invalid mtu: {mtu}"))?,
+        );
     }
     if let Some(address) = options.text("ip")? {
-        bridge.default_bind_ip = Some(address.parse().with_context(|| format!("invalid ip: {address}"))?);
+        bridge.default_bind_ip = Some(
+            address
+                .parse()
+                .with_context(|| format!("invalid ip: {address}"))?,
+        );
     }
     bridge.masquerade = options.switch("ip-masq")?.unwrap_or(true);
     bridge.inter_container = options.switch("icc")?.unwrap_or(true);
@@ -289,7 +364,9 @@ fn read_bridge(options: &mut Options) -> anyhow::Result<BridgeConfig> {
 fn read_names(options: &mut Options, engine: &mut EngineConfig) -> anyhow::Result<()> {
     engine.dns = options.list("dns")?;
     for server in &engine.dns {
-        server.parse::<std::net::IpAddr>().with_context(|| format!("{server} is not an ip address"))?;
+        server
+            .parse::<std::net::IpAddr>()
+            .with_context(|| format!("{server} is not an ip address"))?;
     }
     engine.dns_options = options.list("dns-opts")?;
     engine.dns_search = options.list("dns-search")?;
@@ -306,8 +383,10 @@ fn read_registries(options: &mut Options, engine: &mut EngineConfig) -> anyhow::
     engine.registry_mirrors = options.list("registry-mirrors")?;
     engine.insecure_registries = options.list("insecure-registries")?;
     if let Some(count) = options.number("max-concurrent-downloads")? {
-        engine.max_concurrent_downloads =
-            usize::try_from(count).ok().filter(|count| *count > 0).with_context(|| format!("invalid max concurrent downloads: {count}"))?;
+        engine.max_concurrent_downloads = usize::try_from(count)
+            .ok()
+            .filter(|count| *count > 0)
+            .with_context(|| format!("invalid max concurrent downloads: {count}"))?;
     }
     Ok(())
 }
@@ -336,7 +415,10 @@ mod tests {
     #[test]
     fn defaults_are_the_contracts() {
         let settings = read(&json!({})).unwrap();
-        assert_eq!(settings.hosts, [Host::Unix("/run/kekkai/kekkai.sock".into())]);
+        assert_eq!(
+            settings.hosts,
+            [Host::Unix("/run/kekkai/kekkai.sock".into())]
+        );
         assert_eq!(settings.pidfile, Path::new("/run/kekkai/daemon.pid"));
         assert_eq!(settings.engine.data_root, Path::new("/var/lib/kekkai"));
         assert!(settings.tls.is_none());
@@ -349,15 +431,26 @@ mod tests {
             ("unix:///a/b", Host::Unix("/a/b".into())),
             ("unix://", Host::Unix("/x/kekkai.sock".into())),
             ("fd://", Host::Inherited),
-            ("tcp://127.0.0.1:4000", Host::Tcp("127.0.0.1:4000".parse().unwrap())),
+            (
+                "tcp://127.0.0.1:4000",
+                Host::Tcp("127.0.0.1:4000".parse().unwrap()),
+            ),
             ("tcp://:4000", Host::Tcp("127.0.0.1:4000".parse().unwrap())),
-            ("tcp://127.0.0.1", Host::Tcp("127.0.0.1:2375".parse().unwrap())),
+            (
+                "tcp://127.0.0.1",
+                Host::Tcp("127.0.0.1:2375".parse().unwrap()),
+            ),
             ("127.0.0.1:1", Host::Tcp("127.0.0.1:1".parse().unwrap())),
             ("tcp://[::1]:5", Host::Tcp("[::1]:5".parse().unwrap())),
         ] {
             assert_eq!(parse_host(word, root, false).unwrap(), host, "{word}");
         }
-        assert!(parse_host("foo://x", root, false).unwrap_err().to_string().contains("unsupported proto 'foo'"));
+        assert!(
+            parse_host("foo://x", root, false)
+                .unwrap_err()
+                .to_string()
+                .contains("unsupported proto 'foo'")
+        );
         assert!(parse_host("tcp://example.org:1", root, false).is_err());
     }
 
@@ -368,9 +461,15 @@ mod tests {
             (json!({"ipv6": true}), "ipv6"),
             (json!({"live-restore": false}), "live-restore"),
             (json!({"storage-driver": "zfs"}), "storage-driver=zfs"),
-            (json!({"features": {"containerd-snapshotter": true}}), "features"),
+            (
+                json!({"features": {"containerd-snapshotter": true}}),
+                "features",
+            ),
             (json!({"log-driver": "journald"}), "log-driver=journald"),
-            (json!({"exec-opts": ["native.cgroupdriver=systemd"]}), "native.cgroupdriver=systemd"),
+            (
+                json!({"exec-opts": ["native.cgroupdriver=systemd"]}),
+                "native.cgroupdriver=systemd",
+            ),
             (json!({"hosts": ["tcp://0.0.0.0:2375"]}), "--tlsverify"),
             (json!({"mtu": "x"}), "mtu"),
         ] {

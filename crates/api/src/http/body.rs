@@ -67,7 +67,10 @@ impl hyper::body::Body for Body {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         match &mut self.0 {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) => {
@@ -82,8 +85,13 @@ impl hyper::body::Body for Body {
                     Poll::Ready(Some(Ok(Frame::data(bytes))))
                 }
             },
-            Kind::Channel(pieces) => pieces.poll_recv(cx).map(|piece| piece.map(|bytes| bytes.map(Frame::data))),
-            Kind::Stream(pieces) => pieces.as_mut().poll_next(cx).map(|piece| piece.map(|bytes| bytes.map(Frame::data))),
+            Kind::Channel(pieces) => pieces
+                .poll_recv(cx)
+                .map(|piece| piece.map(|bytes| bytes.map(Frame::data))),
+            Kind::Stream(pieces) => pieces
+                .as_mut()
+                .poll_next(cx)
+                .map(|piece| piece.map(|bytes| bytes.map(Frame::data))),
         }
     }
 
@@ -92,6 +100,8 @@ impl hyper::body::Body for Body {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.len().map_or_else(SizeHint::default, |length| SizeHint::with_exact(length as u64))
+        self.len().map_or_else(SizeHint::default, |length| {
+            SizeHint::with_exact(length as u64)
+        })
     }
 }

@@ -1,8 +1,8 @@
 //! One request: method, path, parameters, headers, version, body.
 
-use bytes::Bytes;
 use ::http::header::CONTENT_TYPE;
 use ::http::{HeaderMap, Method, Request};
+use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use kekkai_types::ErrorClass;
@@ -27,10 +27,16 @@ impl Call {
     pub(crate) fn new(request: Request<Incoming>) -> Self {
         let (parts, body) = request.into_parts();
         let decoded = percent_decode(parts.uri.path(), false);
-        let mut path: Vec<String> =
-            decoded.split('/').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        let mut path: Vec<String> = decoded
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .map(str::to_owned)
+            .collect();
         let mut version = MAXIMUM;
-        if let Some(named) = path.first().and_then(|first| ApiVersion::from_segment(first)) {
+        if let Some(named) = path
+            .first()
+            .and_then(|first| ApiVersion::from_segment(first))
+        {
             version = named;
             path.remove(0);
         }
@@ -46,7 +52,10 @@ impl Call {
 
     /// A header as text; empty when it is absent.
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+        self.headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("")
     }
 
     /// The body, for routes that stream it; taken once.
@@ -56,18 +65,25 @@ impl Call {
 
     /// Whether the client announced a body that is not empty.
     pub(crate) fn has_body(&self) -> bool {
-        self.body.as_ref().is_some_and(|body| !hyper::body::Body::is_end_stream(body))
+        self.body
+            .as_ref()
+            .is_some_and(|body| !hyper::body::Body::is_end_stream(body))
     }
 
     /// The whole body, bounded.
     pub(crate) async fn bytes(&mut self) -> Result<Bytes, ApiError> {
-        let Some(body) = self.body.take() else { return Ok(Bytes::new()) };
+        let Some(body) = self.body.take() else {
+            return Ok(Bytes::new());
+        };
         match Limited::new(body, JSON_BODY_LIMIT).collect().await {
             Ok(collected) => Ok(collected.to_bytes()),
-            Err(error) if error.is::<LengthLimitError>() => {
-                Err(ApiError::invalid(format!("request body is larger than {JSON_BODY_LIMIT} bytes")))
-            }
-            Err(error) => Err(ApiError::new(ErrorClass::InvalidArgument, format!("reading the request body: {error}"))),
+            Err(error) if error.is::<LengthLimitError>() => Err(ApiError::invalid(format!(
+                "request body is larger than {JSON_BODY_LIMIT} bytes"
+            ))),
+            Err(error) => Err(ApiError::new(
+                ErrorClass::InvalidArgument,
+                format!("reading the request body: {error}"),
+            )),
         }
     }
 
@@ -100,12 +116,16 @@ impl Call {
         self.check_content_type()?;
         let bytes = self.bytes().await?;
         if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Err(ApiError::invalid("invalid JSON: got EOF while reading request body"));
+            return Err(ApiError::invalid(
+                "invalid JSON: got EOF while reading request body",
+            ));
         }
         let mut reader = serde_json::Deserializer::from_slice(&bytes);
         let value = <Value as serde::Deserialize>::deserialize(&mut reader)
             .map_err(|error| ApiError::invalid(format!("invalid JSON: {error}")))?;
-        reader.end().map_err(|_| ApiError::invalid("unexpected content after JSON"))?;
+        reader
+            .end()
+            .map_err(|_| ApiError::invalid("unexpected content after JSON"))?;
         Fields::from_value("", value).map(Option::unwrap_or_default)
     }
 }

@@ -15,7 +15,10 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     pub(crate) fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into() }
+        Self {
+            class,
+            message: message.into(),
+        }
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -33,12 +36,17 @@ impl ApiError {
 
     /// A part of the API that this engine does not have, by its name.
     pub(crate) fn not_implemented(what: &str) -> Self {
-        Self::new(ErrorClass::NotImplemented, format!("{what} is not supported by Kekkai yet"))
+        Self::new(
+            ErrorClass::NotImplemented,
+            format!("{what} is not supported by Kekkai yet"),
+        )
     }
 
     /// A field or parameter that is set to something other than its default and is not done.
     pub(crate) fn unsupported_field(name: &str) -> Self {
-        Self::invalid(format!("{name} is not supported by Kekkai yet; leave it at its default"))
+        Self::invalid(format!(
+            "{name} is not supported by Kekkai yet; leave it at its default"
+        ))
     }
 }
 

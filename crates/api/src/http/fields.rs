@@ -27,7 +27,11 @@ impl Fields {
         match value {
             Value::Null => Ok(None),
             Value::Object(map) => {
-                let at = if at.is_empty() { String::new() } else { format!("{at}.") };
+                let at = if at.is_empty() {
+                    String::new()
+                } else {
+                    format!("{at}.")
+                };
                 Ok(Some(Self { at, map }))
             }
             other => Err(wrong_type(at, &other, "object")),
@@ -49,8 +53,14 @@ impl Fields {
         if let Some(value) = self.map.remove(field) {
             return value;
         }
-        let other = self.map.keys().find(|key| key.eq_ignore_ascii_case(field)).cloned();
-        other.and_then(|key| self.map.remove(&key)).unwrap_or(Value::Null)
+        let other = self
+            .map
+            .keys()
+            .find(|key| key.eq_ignore_ascii_case(field))
+            .cloned();
+        other
+            .and_then(|key| self.map.remove(&key))
+            .unwrap_or(Value::Null)
     }
 
     pub(crate) fn string(&mut self, field: &str) -> Result<String, ApiError> {
@@ -91,15 +101,24 @@ impl Fields {
     pub(crate) fn number<T: TryFrom<i64> + Default>(&mut self, field: &str) -> Result<T, ApiError> {
         let name = self.name(field);
         let value = self.integer(field)?;
-        T::try_from(value).map_err(|_| ApiError::invalid(format!("invalid JSON: {name} is out of range: {value}")))
+        T::try_from(value).map_err(|_| {
+            ApiError::invalid(format!("invalid JSON: {name} is out of range: {value}"))
+        })
     }
 
     /// A list of strings; `None` when it is absent.
-    pub(crate) fn optional_strings(&mut self, field: &str) -> Result<Option<Vec<String>>, ApiError> {
+    pub(crate) fn optional_strings(
+        &mut self,
+        field: &str,
+    ) -> Result<Option<Vec<String>>, ApiError> {
         let name = self.name(field);
         match self.take(field) {
             Value::Null => Ok(None),
-            Value::Array(list) => list.into_iter().map(|item| string_of(&name, item)).collect::<Result<_, _>>().map(Some),
+            Value::Array(list) => list
+                .into_iter()
+                .map(|item| string_of(&name, item))
+                .collect::<Result<_, _>>()
+                .map(Some),
             other => Err(wrong_type(&name, &other, "[]string")),
         }
     }
@@ -123,7 +142,10 @@ impl Fields {
         let name = self.name(field);
         match self.take(field) {
             Value::Null => Ok(BTreeMap::new()),
-            Value::Object(map) => map.into_iter().map(|(key, value)| Ok((key, string_of(&name, value)?))).collect(),
+            Value::Object(map) => map
+                .into_iter()
+                .map(|(key, value)| Ok((key, string_of(&name, value)?)))
+                .collect(),
             other => Err(wrong_type(&name, &other, "map[string]string")),
         }
     }
@@ -159,7 +181,10 @@ impl Fields {
         let name = self.name(field);
         match self.take(field) {
             Value::Null => Ok(Vec::new()),
-            Value::Array(list) => list.into_iter().filter_map(|item| Self::from_value(&name, item).transpose()).collect(),
+            Value::Array(list) => list
+                .into_iter()
+                .filter_map(|item| Self::from_value(&name, item).transpose())
+                .collect(),
             other => Err(wrong_type(&name, &other, "[]struct")),
         }
     }
@@ -186,7 +211,11 @@ impl Fields {
     /// A known field that is not done: an error that names it, unless it says nothing.
     pub(crate) fn refuse(&mut self, field: &str) -> Result<(), ApiError> {
         let value = self.take(field);
-        if says_nothing(&value) { Ok(()) } else { Err(ApiError::unsupported_field(&self.name(field))) }
+        if says_nothing(&value) {
+            Ok(())
+        } else {
+            Err(ApiError::unsupported_field(&self.name(field)))
+        }
     }
 
     /// A known field that a server fills in and clients send back: not looked at.
@@ -198,7 +227,10 @@ impl Fields {
     pub(crate) fn finish(self, warnings: &mut Vec<String>) {
         for (key, value) in self.map {
             if !says_nothing(&value) {
-                warnings.push(format!("{}{key} is not a field of this API and was ignored", self.at));
+                warnings.push(format!(
+                    "{}{key} is not a field of this API and was ignored",
+                    self.at
+                ));
             }
         }
     }
@@ -263,7 +295,9 @@ mod tests {
 
     #[test]
     fn reads_as_go_does() {
-        let mut object = fields(json!({"a": "x", "memory": 5, "n": null, "list": ["1"], "cmd": "sh", "size": [0, 0]}));
+        let mut object = fields(
+            json!({"a": "x", "memory": 5, "n": null, "list": ["1"], "cmd": "sh", "size": [0, 0]}),
+        );
         assert_eq!(object.string("a").unwrap(), "x");
         assert_eq!(object.integer("Memory").unwrap(), 5);
         assert_eq!(object.string("n").unwrap(), "");
@@ -280,10 +314,19 @@ mod tests {
     #[test]
     fn nothing_is_lost_silently() {
         let mut object = fields(json!({"Links": ["a:b"], "Other": 1, "Empty": {"x": null}}));
-        assert!(object.refuse("Links").unwrap_err().message.starts_with("HostConfig.Links is not supported"));
+        assert!(
+            object
+                .refuse("Links")
+                .unwrap_err()
+                .message
+                .starts_with("HostConfig.Links is not supported")
+        );
         assert!(object.refuse("Empty").is_ok());
         let mut warnings = Vec::new();
         object.finish(&mut warnings);
-        assert_eq!(warnings, ["HostConfig.Other is not a field of this API and was ignored"]);
+        assert_eq!(
+            warnings,
+            ["HostConfig.Other is not a field of this API and was ignored"]
+        );
     }
 }

@@ -15,14 +15,24 @@ pub(crate) fn parse_filters(text: &str) -> Result<BTreeMap<String, Vec<String>>,
     let invalid = || ApiError::invalid("invalid filter");
     let parsed: Value = serde_json::from_str(text).map_err(|_| invalid())?;
     let Value::Object(keys) = parsed else {
-        return if parsed.is_null() { Ok(filters) } else { Err(invalid()) };
+        return if parsed.is_null() {
+            Ok(filters)
+        } else {
+            Err(invalid())
+        };
     };
     for (key, values) in keys {
         let values = match values {
             Value::Object(set) => set.into_iter().map(|(value, _)| value).collect(),
             Value::Array(list) => list
                 .into_iter()
-                .map(|value| if let Value::String(text) = value { Ok(text) } else { Err(invalid()) })
+                .map(|value| {
+                    if let Value::String(text) = value {
+                        Ok(text)
+                    } else {
+                        Err(invalid())
+                    }
+                })
                 .collect::<Result<_, _>>()?,
             Value::Null => Vec::new(),
             _ => return Err(invalid()),
@@ -43,7 +53,11 @@ mod tests {
         let old = parse_filters(r#"{"a":{"x":true,"y":true}}"#).unwrap();
         assert_eq!(old, new);
         for bad in ["foo", "[]", "{\"a\":1}", "{\"a\":[1]}"] {
-            assert_eq!(parse_filters(bad).unwrap_err().message, "invalid filter", "{bad}");
+            assert_eq!(
+                parse_filters(bad).unwrap_err().message,
+                "invalid filter",
+                "{bad}"
+            );
         }
     }
 }

@@ -11,7 +11,10 @@ const MOST_PARAMETERS: usize = 1000;
 
 impl Query {
     pub(crate) fn parse(text: &str) -> Self {
-        let pairs = text.split('&').filter(|part| !part.is_empty()).take(MOST_PARAMETERS);
+        let pairs = text
+            .split('&')
+            .filter(|part| !part.is_empty())
+            .take(MOST_PARAMETERS);
         Self(
             pairs
                 .map(|pair| {
@@ -24,12 +27,18 @@ impl Query {
 
     /// The value of `name`; empty when it is absent.
     pub(crate) fn get(&self, name: &str) -> &str {
-        self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map_or("", |(_, value)| value.as_str())
     }
 
     /// All values of `name`.
     pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .filter(move |(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {
@@ -43,20 +52,28 @@ impl Query {
 
     /// Everything but the few words for "no" is true.
     pub(crate) fn bool(&self, name: &str) -> bool {
-        !matches!(self.get(name).trim().to_ascii_lowercase().as_str(), "" | "0" | "no" | "false" | "none")
+        !matches!(
+            self.get(name).trim().to_ascii_lowercase().as_str(),
+            "" | "0" | "no" | "false" | "none"
+        )
     }
 
     /// As `bool`, with `default` for an absent parameter.
     pub(crate) fn bool_or(&self, name: &str, default: bool) -> bool {
-        if self.has(name) { self.bool(name) } else { default }
+        if self.has(name) {
+            self.bool(name)
+        } else {
+            default
+        }
     }
 
     /// A number; `None` when absent or empty. dockerd answers 500 with Go's words for one that is none.
     pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, ApiError> {
         self.nonempty(name)
             .map(|text| {
-                text.parse()
-                    .map_err(|_| ApiError::invalid(format!("strconv.Atoi: parsing {text:?}: invalid syntax")))
+                text.parse().map_err(|_| {
+                    ApiError::invalid(format!("strconv.Atoi: parsing {text:?}: invalid syntax"))
+                })
             })
             .transpose()
     }
@@ -65,7 +82,10 @@ impl Query {
 /// Decodes `%XX` (and `+` as a space, in query strings). A wrong escape stays as it is; bytes that are no UTF-8 are
 /// replaced, which no name that exists can match.
 pub(crate) fn percent_decode(text: &str, plus_is_space: bool) -> String {
-    if !text.bytes().any(|b| b == b'%' || (plus_is_space && b == b'+')) {
+    if !text
+        .bytes()
+        .any(|b| b == b'%' || (plus_is_space && b == b'+'))
+    {
         return text.to_owned();
     }
     let input = text.as_bytes();
@@ -84,7 +104,11 @@ pub(crate) fn percent_decode(text: &str, plus_is_space: bool) -> String {
                 at += 3;
             }
             None => {
-                bytes.push(if plus_is_space && byte == b'+' { b' ' } else { byte });
+                bytes.push(if plus_is_space && byte == b'+' {
+                    b' '
+                } else {
+                    byte
+                });
                 at += 1;
             }
         }

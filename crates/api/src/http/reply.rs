@@ -3,9 +3,9 @@
 use std::fmt;
 use std::pin::Pin;
 
-use bytes::Bytes;
 use ::http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use ::http::{Response, StatusCode};
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::http::{ApiError, Body, status_of};
@@ -59,14 +59,20 @@ impl Reply {
         let mut response = Response::new(body);
         *response.status_mut() = status;
         if let Some(content_type) = content_type {
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
         Self::Response(response)
     }
 
     /// A value as JSON with a newline after it, as Go's encoder writes it.
     pub(crate) fn json_with(status: StatusCode, value: &impl Serialize) -> Result<Self, ApiError> {
-        Ok(Self::with(status, Some("application/json"), Body::full(json_line(value)?)))
+        Ok(Self::with(
+            status,
+            Some("application/json"),
+            Body::full(json_line(value)?),
+        ))
     }
 
     /// A value as JSON with status 200.
@@ -104,7 +110,10 @@ impl Reply {
         if status == StatusCode::NOT_MODIFIED {
             return Self::status(status);
         }
-        let body = json_line(&Message { message: &error.message }).unwrap_or_default();
+        let body = json_line(&Message {
+            message: &error.message,
+        })
+        .unwrap_or_default();
         Self::with(status, Some("application/json"), Body::full(body))
     }
 
@@ -119,8 +128,8 @@ impl Reply {
 
 /// `value` as JSON with a newline.
 pub(crate) fn json_line(value: &impl Serialize) -> Result<Bytes, ApiError> {
-    let mut bytes =
-        serde_json::to_vec(value).map_err(|error| ApiError::internal(format!("encoding an answer: {error}")))?;
+    let mut bytes = serde_json::to_vec(value)
+        .map_err(|error| ApiError::internal(format!("encoding an answer: {error}")))?;
     bytes.push(b'\n');
     Ok(bytes.into())
 }

@@ -10,20 +10,30 @@ pub(crate) struct ApiVersion {
 }
 
 /// The newest version served; also what a path without a prefix means.
-pub(crate) const MAXIMUM: ApiVersion = ApiVersion { major: 1, minor: 51 };
+pub(crate) const MAXIMUM: ApiVersion = ApiVersion {
+    major: 1,
+    minor: 51,
+};
 
 /// The oldest version served.
-pub(crate) const MINIMUM: ApiVersion = ApiVersion { major: 1, minor: 24 };
+pub(crate) const MINIMUM: ApiVersion = ApiVersion {
+    major: 1,
+    minor: 24,
+};
 
 impl ApiVersion {
     /// The version of a path's first segment: `v1.43`.
     pub(crate) fn from_segment(segment: &str) -> Option<Self> {
         let (major, minor) = segment.strip_prefix('v')?.split_once('.')?;
         let number = |text: &str| {
-            let digits = !text.is_empty() && text.len() <= 6 && text.bytes().all(|b| b.is_ascii_digit());
+            let digits =
+                !text.is_empty() && text.len() <= 6 && text.bytes().all(|b| b.is_ascii_digit());
             digits.then(|| text.parse().ok()).flatten()
         };
-        Some(Self { major: number(major)?, minor: number(minor)? })
+        Some(Self {
+            major: number(major)?,
+            minor: number(minor)?,
+        })
     }
 
     /// Whether this is version 1.`minor` or newer.
@@ -51,7 +61,16 @@ mod tests {
     fn segments() {
         assert_eq!(ApiVersion::from_segment("v1.51"), Some(MAXIMUM));
         assert!(ApiVersion::from_segment("v1.9").unwrap() < MINIMUM);
-        for other in ["v1", "1.51", "v1.x", "v1.", "v.1", "containers", "v1.1.1", "v9999999.1"] {
+        for other in [
+            "v1",
+            "1.51",
+            "v1.x",
+            "v1.",
+            "v.1",
+            "containers",
+            "v1.1.1",
+            "v9999999.1",
+        ] {
             assert_eq!(ApiVersion::from_segment(other), None, "{other}");
         }
         assert!(MAXIMUM.at_least(44) && MINIMUM.before(44));

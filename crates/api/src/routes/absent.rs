@@ -13,11 +13,18 @@ pub(super) fn answer(method: &str, parts: &[&str]) -> Result<Reply, ApiError> {
     match (method, parts) {
         ("POST", ["swarm", "init" | "join"]) => Err(ApiError::not_implemented("Swarm")),
         ("POST", ["swarm", "leave"]) => unavailable("This node is not part of a swarm"),
-        (_, ["swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs", ..]) => unavailable(NOT_A_MANAGER),
+        (
+            _,
+            [
+                "swarm" | "nodes" | "services" | "tasks" | "secrets" | "configs",
+                ..,
+            ],
+        ) => unavailable(NOT_A_MANAGER),
         ("GET", ["plugins"]) => Reply::json(&[(); 0]),
-        ("GET", ["plugins", name, "json"]) => {
-            Err(ApiError::new(ErrorClass::NotFound, format!("plugin {name:?} not found")))
-        }
+        ("GET", ["plugins", name, "json"]) => Err(ApiError::new(
+            ErrorClass::NotFound,
+            format!("plugin {name:?} not found"),
+        )),
         (_, ["plugins", ..]) => Err(ApiError::not_implemented("managing plugins")),
         ("POST", ["build" | "build/prune"] | ["build", "prune" | "cancel"]) => {
             Err(ApiError::not_implemented("building images"))
@@ -25,7 +32,9 @@ pub(super) fn answer(method: &str, parts: &[&str]) -> Result<Reply, ApiError> {
         ("POST", ["session"]) => Err(ApiError::not_implemented("BuildKit's /session")),
         ("POST", ["grpc"]) => Err(ApiError::not_implemented("BuildKit's /grpc")),
         ("POST", ["commit"]) => Err(ApiError::not_implemented("committing a container")),
-        ("GET", ["distribution", _, .., "json"]) => Err(ApiError::not_implemented("inspecting images in a registry")),
+        ("GET", ["distribution", _, .., "json"]) => {
+            Err(ApiError::not_implemented("inspecting images in a registry"))
+        }
         _ => Err(ApiError::page_not_found()),
     }
 }

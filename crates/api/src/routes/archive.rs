@@ -29,7 +29,9 @@ struct StatOut<'a> {
 }
 
 fn path(call: &Call) -> Result<&str, ApiError> {
-    call.query.nonempty("path").ok_or_else(|| ApiError::invalid("bad parameter: path cannot be empty"))
+    call.query
+        .nonempty("path")
+        .ok_or_else(|| ApiError::invalid("bad parameter: path cannot be empty"))
 }
 
 fn with_stat(reply: Reply, stat: &ArchiveStat) -> Result<Reply, ApiError> {
@@ -41,8 +43,8 @@ fn with_stat(reply: Reply, stat: &ArchiveStat) -> Result<Reply, ApiError> {
         link_target: &stat.link_target,
     })
     .map_err(|error| ApiError::internal(error.to_string()))?;
-    let value =
-        HeaderValue::try_from(STANDARD.encode(json)).map_err(|error| ApiError::internal(error.to_string()))?;
+    let value = HeaderValue::try_from(STANDARD.encode(json))
+        .map_err(|error| ApiError::internal(error.to_string()))?;
     Ok(reply.header(PATH_STAT, value))
 }
 
@@ -55,7 +57,10 @@ pub(super) async fn head(api: Arc<Api>, call: Call, id: String) -> Result<Reply,
 /// Gives a path as a tar stream.
 pub(super) async fn get(api: Arc<Api>, call: Call, id: String) -> Result<Reply, ApiError> {
     let (stat, pieces) = api.engine().archive_get(&id, path(&call)?).await?;
-    with_stat(Reply::body("application/x-tar", Body::channel(pieces)), &stat)
+    with_stat(
+        Reply::body("application/x-tar", Body::channel(pieces)),
+        &stat,
+    )
 }
 
 /// Unpacks a tar stream into a directory.

@@ -16,11 +16,25 @@ pub(super) fn wants_upgrade(call: &Call) -> bool {
 }
 
 /// Hands a connection over to a session.
-pub(super) fn session(api: &Api, streams: AttachStreams, upgrade: bool, version: ApiVersion) -> Reply {
+pub(super) fn session(
+    api: &Api,
+    streams: AttachStreams,
+    upgrade: bool,
+    version: ApiVersion,
+) -> Reply {
     let framing = Framing::for_terminal(streams.tty);
-    let head = if upgrade { upgrade_head(framing, version) } else { raw_head() };
+    let head = if upgrade {
+        upgrade_head(framing, version)
+    } else {
+        raw_head()
+    };
     let spill_directory = api.settings().spill_directory.clone();
-    let session = Session { head, streams, framing, spill_directory };
+    let session = Session {
+        head,
+        streams,
+        framing,
+        spill_directory,
+    };
     Reply::hijack(move |hijacked| session.run(hijacked))
 }
 
@@ -55,11 +69,16 @@ pub(super) async fn logs(api: Arc<Api>, call: Call, id: String) -> Result<Reply,
         details: call.query.bool("details"),
     };
     if !options.stdout && !options.stderr {
-        return Err(ApiError::invalid("Bad parameters: you must choose at least one stream"));
+        return Err(ApiError::invalid(
+            "Bad parameters: you must choose at least one stream",
+        ));
     }
     let (output, tty) = api.engine().logs(&id, options).await?;
     let framing = Framing::for_terminal(tty);
-    Ok(Reply::body(framing.content_type(call.version), frames_body(output, framing)))
+    Ok(Reply::body(
+        framing.content_type(call.version),
+        frames_body(output, framing),
+    ))
 }
 
 /// A moment in `since` or `until`; zero and absence mean none.

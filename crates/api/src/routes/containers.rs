@@ -13,7 +13,9 @@ use crate::routes::Api;
 pub(super) async fn start(api: Arc<Api>, mut call: Call, id: String) -> Result<Reply, ApiError> {
     // Old clients sent a host configuration here; dockerd takes a few bytes (`null`, `{}`) for nothing.
     if call.has_body() && call.bytes().await?.len() > 7 {
-        return Err(ApiError::invalid("starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24"));
+        return Err(ApiError::invalid(
+            "starting container with non-empty request body was deprecated since API v1.22 and removed in v1.24",
+        ));
     }
     for name in ["checkpoint", "checkpoint-dir"] {
         if call.query.nonempty(name).is_some() {
@@ -26,8 +28,15 @@ pub(super) async fn start(api: Arc<Api>, mut call: Call, id: String) -> Result<R
 
 fn stop_options(call: &Call) -> Result<StopOptions, ApiError> {
     // Clients before 1.42 could not name a signal here; the parameter meant nothing.
-    let signal = call.query.nonempty("signal").filter(|_| call.version.at_least(42)).map(str::to_owned);
-    Ok(StopOptions { signal, timeout: call.query.integer("t")? })
+    let signal = call
+        .query
+        .nonempty("signal")
+        .filter(|_| call.version.at_least(42))
+        .map(str::to_owned);
+    Ok(StopOptions {
+        signal,
+        timeout: call.query.integer("t")?,
+    })
 }
 
 /// Stops a container.
@@ -44,7 +53,9 @@ pub(super) async fn restart(api: Arc<Api>, call: Call, id: String) -> Result<Rep
 
 /// Sends a signal.
 pub(super) async fn kill(api: Arc<Api>, call: Call, id: String) -> Result<Reply, ApiError> {
-    api.engine().kill(&id, call.query.nonempty("signal")).await?;
+    api.engine()
+        .kill(&id, call.query.nonempty("signal"))
+        .await?;
     Ok(Reply::no_content())
 }
 
@@ -86,10 +97,16 @@ pub(super) async fn wait(api: Arc<Api>, call: Call, id: String) -> Result<Reply,
     let handle = api.engine().wait(&id, condition).await?;
     let answer = async move {
         let answer = match handle.finished().await {
-            Ok(result) => {
-                WaitAnswer { error: result.error.map(|message| WaitError { message }), status_code: result.code }
-            }
-            Err(error) => WaitAnswer { error: Some(WaitError { message: error.to_string() }), status_code: -1 },
+            Ok(result) => WaitAnswer {
+                error: result.error.map(|message| WaitError { message }),
+                status_code: result.code,
+            },
+            Err(error) => WaitAnswer {
+                error: Some(WaitError {
+                    message: error.to_string(),
+                }),
+                status_code: -1,
+            },
         };
         json_line(&answer).unwrap_or_default()
     };
@@ -121,9 +138,15 @@ pub(super) fn terminal_size(call: &Call) -> Result<(u16, u16), ApiError> {
     let side = |name: &str, word: &str| {
         let text = call.query.get(name);
         text.parse::<u32>()
-            .map_err(|_| ApiError::invalid(format!("invalid resize {word} {text:?}: invalid syntax")))?
+            .map_err(|_| {
+                ApiError::invalid(format!("invalid resize {word} {text:?}: invalid syntax"))
+            })?
             .try_into()
-            .map_err(|_| ApiError::invalid(format!("invalid resize {word} {text:?}: value out of range")))
+            .map_err(|_| {
+                ApiError::invalid(format!(
+                    "invalid resize {word} {text:?}: value out of range"
+                ))
+            })
     };
     Ok((side("h", "height")?, side("w", "width")?))
 }
@@ -144,7 +167,10 @@ pub(super) async fn top(api: Arc<Api>, call: Call, id: String) -> Result<Reply, 
         titles: Vec<String>,
     }
     let result = api.engine().top(&id, call.query.get("ps_args")).await?;
-    Reply::json(&Answer { processes: result.processes, titles: result.titles })
+    Reply::json(&Answer {
+        processes: result.processes,
+        titles: result.titles,
+    })
 }
 
 /// Lists what differs from the image.

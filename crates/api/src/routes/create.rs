@@ -24,7 +24,13 @@ pub(super) async fn create(api: Arc<Api>, mut call: Call) -> Result<Reply, ApiEr
     let request = read_create(body, &call.query, call.version, &mut warnings)?;
     let created = api.engine().create(request).await?;
     warnings.extend(created.warnings);
-    Reply::json_with(StatusCode::CREATED, &Created { id: created.id.to_string(), warnings })
+    Reply::json_with(
+        StatusCode::CREATED,
+        &Created {
+            id: created.id.to_string(),
+            warnings,
+        },
+    )
 }
 
 /// Changes limits and the restart policy of a container.
@@ -39,6 +45,18 @@ pub(super) async fn update(api: Arc<Api>, mut call: Call, id: String) -> Result<
     let restart_policy = read_restart_policy(&mut body)?;
     let mut warnings = Vec::new();
     body.finish(&mut warnings);
-    warnings.extend(api.engine().update(&id, UpdateContainer { resources, restart_policy }).await?);
-    Reply::json(&Answer { warnings: Some(warnings).filter(|warnings| !warnings.is_empty()) })
+    warnings.extend(
+        api.engine()
+            .update(
+                &id,
+                UpdateContainer {
+                    resources,
+                    restart_policy,
+                },
+            )
+            .await?,
+    );
+    Reply::json(&Answer {
+        warnings: Some(warnings).filter(|warnings| !warnings.is_empty()),
+    })
 }

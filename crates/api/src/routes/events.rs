@@ -30,7 +30,14 @@ pub(super) async fn events(api: Arc<Api>, call: Call) -> Result<Reply, ApiError>
         )));
     }
     let filters = Filters(parse_filters(call.query.get("filters"))?);
-    let receiver = api.engine().events(EventsRequest { since, until, filters }).await?;
+    let receiver = api
+        .engine()
+        .events(EventsRequest {
+            since,
+            until,
+            filters,
+        })
+        .await?;
     let lines = stream::unfold(receiver, |mut receiver| async move {
         let event = receiver.recv().await?;
         let line = json_line(&Line(&event)).map_err(std::io::Error::other);
@@ -76,7 +83,13 @@ impl Serialize for Line<'_> {
         }
         map.serialize_entry("Type", event.kind.as_str())?;
         map.serialize_entry("Action", &*event.action)?;
-        map.serialize_entry("Actor", &Actor { id: &event.actor, attributes: Attributes(&event.attributes) })?;
+        map.serialize_entry(
+            "Actor",
+            &Actor {
+                id: &event.actor,
+                attributes: Attributes(&event.attributes),
+            },
+        )?;
         map.serialize_entry("scope", "local")?;
         map.serialize_entry("time", &event.time.unix_seconds())?;
         map.serialize_entry("timeNano", &event.time.unix_nanos())?;
@@ -94,7 +107,11 @@ mod tests {
             kind: EventKind::Container,
             action: "die".into(),
             actor: "abc".into(),
-            attributes: vec![("name".to_owned(), "web".to_owned()), ("image".to_owned(), "alpine".to_owned())].into(),
+            attributes: vec![
+                ("name".to_owned(), "web".to_owned()),
+                ("image".to_owned(), "alpine".to_owned()),
+            ]
+            .into(),
             time: Timestamp::from_unix_nanos(1_795_237_737_146_739_743),
         };
         assert_eq!(

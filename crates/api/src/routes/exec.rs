@@ -34,13 +34,20 @@ pub(super) async fn create(api: Arc<Api>, mut call: Call, id: String) -> Result<
         working_dir: body.nonempty("WorkingDir")?,
         privileged: body.bool("Privileged")?,
         detach_keys: body.nonempty("DetachKeys")?,
-        console_size: body.console_size("ConsoleSize")?.filter(|_| call.version.at_least(42)),
+        console_size: body
+            .console_size("ConsoleSize")?
+            .filter(|_| call.version.at_least(42)),
     };
     if request.cmd.is_empty() {
         return Err(ApiError::invalid("No exec command specified"));
     }
     let exec = api.engine().exec_create(&id, request).await?;
-    Reply::json_with(StatusCode::CREATED, &Created { id: exec.to_string() })
+    Reply::json_with(
+        StatusCode::CREATED,
+        &Created {
+            id: exec.to_string(),
+        },
+    )
 }
 
 /// Starts an exec session and, unless it is detached, attaches the client to it.
@@ -49,7 +56,9 @@ pub(super) async fn start(api: Arc<Api>, mut call: Call, id: String) -> Result<R
     let options = ExecStart {
         detach: body.bool("Detach")?,
         tty: body.bool("Tty")?,
-        console_size: body.console_size("ConsoleSize")?.filter(|_| call.version.at_least(42)),
+        console_size: body
+            .console_size("ConsoleSize")?
+            .filter(|_| call.version.at_least(42)),
     };
     let (upgrade, version) = (wants_upgrade(&call), call.version);
     match api.engine().exec_start(&id, options).await {
@@ -58,7 +67,11 @@ pub(super) async fn start(api: Arc<Api>, mut call: Call, id: String) -> Result<R
         // The client learns of a command that cannot run as dockerd tells it: in the stream; the code by inspect.
         Err(error @ EngineError::StartFailed { .. }) if !options.detach => {
             let framing = Framing::for_terminal(options.tty);
-            let head = if upgrade { upgrade_head(framing, version) } else { raw_head() };
+            let head = if upgrade {
+                upgrade_head(framing, version)
+            } else {
+                raw_head()
+            };
             Ok(last_words(head, framing, &error))
         }
         Err(error) => Err(error.into()),
@@ -67,9 +80,17 @@ pub(super) async fn start(api: Arc<Api>, mut call: Call, id: String) -> Result<R
 
 /// A session that consists of an error message.
 fn last_words(head: String, framing: Framing, error: &EngineError) -> Reply {
-    let frame = OutputFrame { stream: StdStream::Stdout, data: Bytes::from(format!("{error}\r\n")) };
+    let frame = OutputFrame {
+        stream: StdStream::Stdout,
+        data: Bytes::from(format!("{error}\r\n")),
+    };
     let mut bytes = head.into_bytes();
-    bytes.extend_from_slice(framing.header(&frame).as_ref().map_or(&[], <[u8; 8]>::as_slice));
+    bytes.extend_from_slice(
+        framing
+            .header(&frame)
+            .as_ref()
+            .map_or(&[], <[u8; 8]>::as_slice),
+    );
     bytes.extend_from_slice(&frame.data);
     Reply::hijack(move |hijacked| async move {
         let mut connection = hijacked.connection;
@@ -119,7 +140,10 @@ struct ExecOut<'a> {
 pub(super) async fn inspect(api: Arc<Api>, id: String) -> Result<Reply, ApiError> {
     let view = api.engine().exec_inspect(&id).await?;
     let request = &*view.request;
-    let (entrypoint, arguments) = request.cmd.split_first().map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
+    let (entrypoint, arguments) = request
+        .cmd
+        .split_first()
+        .map_or(("", &[][..]), |(first, rest)| (first.as_str(), rest));
     Reply::json(&ExecOut {
         id: view.id.to_string(),
         running: view.running,

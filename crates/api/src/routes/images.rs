@@ -86,7 +86,8 @@ fn list_filter(api: &Api, call: &Call, allowed: &[&str]) -> Result<ListFilter, A
                 "before" => filter.before = earliest(filter.before, made(value)?),
                 "since" => filter.since = made(value)?.max(filter.since),
                 "until" => {
-                    let until = Timestamp::parse_relative(value, now).map_err(|_| invalid(value))?;
+                    let until =
+                        Timestamp::parse_relative(value, now).map_err(|_| invalid(value))?;
                     filter.until = earliest(filter.until, Some(until));
                 }
                 _ => return Err(ApiError::unsupported_field(&format!("filter {key}"))),
@@ -94,7 +95,11 @@ fn list_filter(api: &Api, call: &Call, allowed: &[&str]) -> Result<ListFilter, A
         }
     }
     // Old clients' own parameter.
-    if let Some(reference) = call.query.nonempty("filter").filter(|_| call.version.before(41)) {
+    if let Some(reference) = call
+        .query
+        .nonempty("filter")
+        .filter(|_| call.version.before(41))
+    {
         filter.references.push(reference.to_owned());
     }
     Ok(filter)
@@ -111,9 +116,18 @@ pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Reply, ApiError> {
             return Err(ApiError::unsupported_field(name));
         }
     }
-    let filter = list_filter(&api, &call, &["dangling", "label", "before", "since", "until", "reference"])?;
+    let filter = list_filter(
+        &api,
+        &call,
+        &["dangling", "label", "before", "since", "until", "reference"],
+    )?;
     let images = api.images()?.list(&filter);
-    Reply::json(&images.iter().map(|image| ImageLine::new(image, call.version)).collect::<Vec<_>>())
+    Reply::json(
+        &images
+            .iter()
+            .map(|image| ImageLine::new(image, call.version))
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// Tells about an image.
@@ -136,7 +150,9 @@ pub(super) async fn inspect(api: Arc<Api>, call: Call, name: String) -> Result<R
         "Author": config.author,
         "Architecture": config.architecture,
     });
-    let Value::Object(fields) = &mut out else { return Err(ApiError::internal("an image is no object")) };
+    let Value::Object(fields) = &mut out else {
+        return Err(ApiError::internal("an image is no object"));
+    };
     if !config.variant.is_empty() {
         fields.insert("Variant".to_owned(), json!(config.variant));
     }
@@ -148,10 +164,22 @@ pub(super) async fn inspect(api: Arc<Api>, call: Call, name: String) -> Result<R
     if call.version.before(44) {
         fields.insert("VirtualSize".to_owned(), json!(image.size));
     }
-    fields.insert("GraphDriver".to_owned(), json!({"Data": null, "Name": "overlay2"}));
-    fields.insert("RootFS".to_owned(), json!({"Type": "layers", "Layers": image.layers}));
-    fields.insert("Metadata".to_owned(), json!({"LastTagTime": image.last_tagged.to_string()}));
-    fields.insert("Config".to_owned(), Value::Object(image_config(&image, call.version)?));
+    fields.insert(
+        "GraphDriver".to_owned(),
+        json!({"Data": null, "Name": "overlay2"}),
+    );
+    fields.insert(
+        "RootFS".to_owned(),
+        json!({"Type": "layers", "Layers": image.layers}),
+    );
+    fields.insert(
+        "Metadata".to_owned(),
+        json!({"LastTagTime": image.last_tagged.to_string()}),
+    );
+    fields.insert(
+        "Config".to_owned(),
+        Value::Object(image_config(&image, call.version)?),
+    );
     Reply::json(&out)
 }
 
@@ -159,7 +187,10 @@ pub(super) async fn inspect(api: Arc<Api>, call: Call, name: String) -> Result<R
 fn comment(image: &Image) -> &str {
     let config = &*image.config;
     if config.comment.is_empty() {
-        config.history.last().map_or("", |step| step.comment.as_str())
+        config
+            .history
+            .last()
+            .map_or("", |step| step.comment.as_str())
     } else {
         &config.comment
     }
@@ -167,8 +198,8 @@ fn comment(image: &Image) -> &str {
 
 /// An image's `Config`: what it sets, and the fields that dockerd always writes. Sorted, as there.
 fn image_config(image: &Image, version: ApiVersion) -> Result<Map<String, Value>, ApiError> {
-    let set =
-        serde_json::to_value(&image.config.config).map_err(|error| ApiError::internal(format!("image: {error}")))?;
+    let set = serde_json::to_value(&image.config.config)
+        .map_err(|error| ApiError::internal(format!("image: {error}")))?;
     let mut fields: BTreeMap<String, Value> = BTreeMap::new();
     for (name, value) in [("User", json!("")), ("WorkingDir", json!(""))] {
         fields.insert(name.to_owned(), value);
@@ -177,7 +208,14 @@ fn image_config(image: &Image, version: ApiVersion) -> Result<Map<String, Value>
         fields.insert(name.to_owned(), Value::Null);
     }
     if version.before(50) {
-        for name in ["AttachStderr", "AttachStdin", "AttachStdout", "OpenStdin", "StdinOnce", "Tty"] {
+        for name in [
+            "AttachStderr",
+            "AttachStdin",
+            "AttachStdout",
+            "OpenStdin",
+            "StdinOnce",
+            "Tty",
+        ] {
             fields.insert(name.to_owned(), Value::Bool(false));
         }
         for name in ["Domainname", "Hostname", "Image"] {
@@ -223,21 +261,30 @@ pub(super) async fn tag(api: Arc<Api>, call: Call, name: String) -> Result<Reply
     let image = api.images()?.resolve(&name)?;
     let target = target_reference(call.query.get("repo"), call.query.get("tag"))?;
     api.images()?.tag(&name, &target).await?;
-    publish(&api, "tag", &image.id.to_string(), vec![("name".to_owned(), target.familiar())]);
+    publish(
+        &api,
+        "tag",
+        &image.id.to_string(),
+        vec![("name".to_owned(), target.familiar())],
+    );
     Ok(Reply::status(StatusCode::CREATED))
 }
 
 /// A repository and a tag as a reference.
 fn target_reference(repository: &str, tag: &str) -> Result<Reference, ApiError> {
-    let reference =
-        Reference::parse_normalized(repository).map_err(|error| ApiError::invalid(error.to_string()))?;
+    let reference = Reference::parse_normalized(repository)
+        .map_err(|error| ApiError::invalid(error.to_string()))?;
     if reference.digest().is_some() {
-        return Err(ApiError::invalid("refusing to create a tag with a digest reference"));
+        return Err(ApiError::invalid(
+            "refusing to create a tag with a digest reference",
+        ));
     }
     if tag.is_empty() {
         return Ok(reference.with_default_tag());
     }
-    reference.with_tag(tag).map_err(|error| ApiError::invalid(error.to_string()))
+    reference
+        .with_tag(tag)
+        .map_err(|error| ApiError::invalid(error.to_string()))
 }
 
 #[derive(Serialize)]
@@ -271,15 +318,23 @@ fn publish_removals(api: &Api, image: &str, items: &[RemovedItem]) {
 /// Untags or deletes an image.
 pub(super) async fn remove(api: Arc<Api>, call: Call, name: String) -> Result<Reply, ApiError> {
     if name.trim().is_empty() {
-        return Err(ApiError::new(ErrorClass::InvalidArgument, "image name cannot be blank"));
+        return Err(ApiError::new(
+            ErrorClass::InvalidArgument,
+            "image name cannot be blank",
+        ));
     }
     if call.query.nonempty("platforms").is_some() {
         return Err(ApiError::unsupported_field("platforms"));
     }
     let image = api.images()?.resolve(&name)?.id.to_string();
-    let options = RemoveOptions { force: call.query.bool("force") };
+    let options = RemoveOptions {
+        force: call.query.bool("force"),
+    };
     let users = Arc::clone(&api);
-    let items = api.images()?.remove(&name, options, &move |id| users.image_users(id)).await?;
+    let items = api
+        .images()?
+        .remove(&name, options, &move |id| users.image_users(id))
+        .await?;
     publish_removals(&api, &image, &items);
     Reply::json(&removed_out(items))
 }
@@ -295,7 +350,10 @@ pub(super) async fn prune(api: Arc<Api>, call: Call) -> Result<Reply, ApiError> 
     let mut filter = list_filter(&api, &call, &["dangling", "label", "label!", "until"])?;
     let all = filter.dangling.take() == Some(false);
     let users = Arc::clone(&api);
-    let report = api.images()?.prune(all, &filter, &move |id| users.image_users(id)).await?;
+    let report = api
+        .images()?
+        .prune(all, &filter, &move |id| users.image_users(id))
+        .await?;
     for item in &report.removed {
         if let RemovedItem::Deleted(id) = item {
             publish(&api, "delete", id, vec![("name".to_owned(), id.clone())]);

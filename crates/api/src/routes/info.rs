@@ -94,15 +94,20 @@ struct Commit {
 }
 
 fn registry_config(info: &EngineInfo) -> Value {
-    let (ranges, names): (Vec<&String>, Vec<&String>) =
-        info.insecure_registries.iter().partition(|registry| registry.contains('/'));
+    let (ranges, names): (Vec<&String>, Vec<&String>) = info
+        .insecure_registries
+        .iter()
+        .partition(|registry| registry.contains('/'));
     let mut indexes = serde_json::Map::new();
     indexes.insert(
         "docker.io".to_owned(),
         json!({"Mirrors": info.registry_mirrors, "Name": "docker.io", "Official": true, "Secure": true}),
     );
     for name in names {
-        indexes.insert(name.clone(), json!({"Mirrors": [], "Name": name, "Official": false, "Secure": false}));
+        indexes.insert(
+            name.clone(),
+            json!({"Mirrors": [], "Name": name, "Official": false, "Secure": false}),
+        );
     }
     let mut cidrs: Vec<&str> = vec!["::1/128", "127.0.0.0/8"];
     cidrs.extend(ranges.into_iter().map(String::as_str));
@@ -160,7 +165,13 @@ impl<'a> InfoOut<'a> {
             https_proxy: environment("HTTPS_PROXY"),
             no_proxy: environment("NO_PROXY"),
             name: &info.name,
-            labels: api.engine().config().labels.iter().map(|(key, value)| format!("{key}={value}")).collect(),
+            labels: api
+                .engine()
+                .config()
+                .labels
+                .iter()
+                .map(|(key, value)| format!("{key}={value}"))
+                .collect(),
             experimental_build: false,
             server_version: &info.server_version,
             runtimes: json!({"kekkai": {"path": "kekkai-keeper"}}),

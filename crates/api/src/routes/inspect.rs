@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kekkai_engine::model::{BoundPort, ContainerView, ContainerSpec, MountKind, NetworkSettingsView, StateView};
+use kekkai_engine::model::{
+    BoundPort, ContainerSpec, ContainerView, MountKind, NetworkSettingsView, StateView,
+};
 use kekkai_types::Timestamp;
 use serde::Serialize;
 
@@ -157,10 +159,17 @@ impl<'a> InspectOut<'a> {
             mount_label: "",
             process_label: "",
             app_armor_profile: "",
-            exec_ids: (!view.exec_ids.is_empty()).then(|| view.exec_ids.iter().map(ToString::to_string).collect()),
+            exec_ids: (!view.exec_ids.is_empty())
+                .then(|| view.exec_ids.iter().map(ToString::to_string).collect()),
             host_config: HostOut::new(&spec.host),
-            graph_driver: GraphDriverOut { data: &view.paths.graph_driver, name: &view.paths.driver },
-            size_rw: view.size.map(|size| size.writable).filter(|size| *size != 0),
+            graph_driver: GraphDriverOut {
+                data: &view.paths.graph_driver,
+                name: &view.paths.driver,
+            },
+            size_rw: view
+                .size
+                .map(|size| size.writable)
+                .filter(|size| *size != 0),
             size_root_fs: view.size.map(|size| size.root_fs),
             mounts: mount_points(spec),
             config: ConfigOut::new(&spec.config),
@@ -191,7 +200,9 @@ impl<'a> StateOut<'a> {
 pub(super) fn mount_points(spec: &ContainerSpec) -> Vec<MountPointOut<'_>> {
     spec.mounts
         .iter()
-        .filter(|mount| mount.kind != MountKind::Tmpfs || !spec.host.tmpfs.contains_key(&mount.destination))
+        .filter(|mount| {
+            mount.kind != MountKind::Tmpfs || !spec.host.tmpfs.contains_key(&mount.destination)
+        })
         .map(|mount| MountPointOut {
             r#type: mount.kind.as_str(),
             name: mount.name.as_deref(),
@@ -207,7 +218,10 @@ pub(super) fn mount_points(spec: &ContainerSpec) -> Vec<MountPointOut<'_>> {
 
 impl BindingOut {
     fn new(port: &BoundPort) -> Self {
-        Self { host_ip: port.host_ip.to_string(), host_port: port.host_port.to_string() }
+        Self {
+            host_ip: port.host_ip.to_string(),
+            host_port: port.host_port.to_string(),
+        }
     }
 }
 
@@ -218,7 +232,8 @@ impl<'a> NetworkSettingsOut<'a> {
             .ports
             .iter()
             .map(|(key, bound)| {
-                let bindings = (!bound.is_empty()).then(|| bound.iter().map(BindingOut::new).collect());
+                let bindings =
+                    (!bound.is_empty()).then(|| bound.iter().map(BindingOut::new).collect());
                 (key.to_string(), bindings)
             })
             .collect();

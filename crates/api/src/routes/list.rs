@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kekkai_engine::model::{ContainerView, Filters, ListContainers, NetworkSettingsView, StateView, Status};
+use kekkai_engine::model::{
+    ContainerView, Filters, ListContainers, NetworkSettingsView, StateView, Status,
+};
 use kekkai_types::{Digest, Timestamp};
 use serde::Serialize;
 
@@ -17,7 +19,11 @@ use crate::wire::EndpointOut;
 pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Reply, ApiError> {
     let request = ListContainers {
         all: call.query.bool("all"),
-        limit: call.query.integer("limit")?.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0),
+        limit: call
+            .query
+            .integer("limit")?
+            .and_then(|limit| usize::try_from(limit).ok())
+            .filter(|limit| *limit > 0),
         size: call.query.bool("size"),
         filters: Filters(parse_filters(call.query.get("filters"))?),
     };
@@ -28,12 +34,19 @@ pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Reply, ApiError> {
 fn lines<'a>(api: &Api, views: &'a [ContainerView]) -> Vec<Line<'a>> {
     let now = Timestamp::now();
     let mut names = ImageNames::new(api);
-    views.iter().map(|view| Line::new(view, now, &mut names)).collect()
+    views
+        .iter()
+        .map(|view| Line::new(view, now, &mut names))
+        .collect()
 }
 
 /// The same lines as a part of another answer.
-pub(super) fn lines_value(api: &Api, views: &[ContainerView]) -> Result<serde_json::Value, ApiError> {
-    serde_json::to_value(lines(api, views)).map_err(|error| ApiError::internal(format!("encoding an answer: {error}")))
+pub(super) fn lines_value(
+    api: &Api,
+    views: &[ContainerView],
+) -> Result<serde_json::Value, ApiError> {
+    serde_json::to_value(lines(api, views))
+        .map_err(|error| ApiError::internal(format!("encoding an answer: {error}")))
 }
 
 /// What an image's name means now, asked once per name.
@@ -44,13 +57,21 @@ struct ImageNames<'a> {
 
 impl<'a> ImageNames<'a> {
     fn new(api: &'a Api) -> Self {
-        Self { api, known: HashMap::new() }
+        Self {
+            api,
+            known: HashMap::new(),
+        }
     }
 
     /// The name under which a container's image is listed: as the user wrote it while that still means the same.
     fn shown(&mut self, written: &str, id: &Digest) -> String {
         if !self.known.contains_key(written) {
-            let meant = self.api.images().ok().and_then(|images| images.resolve(written).ok()).map(|image| image.id.clone());
+            let meant = self
+                .api
+                .images()
+                .ok()
+                .and_then(|images| images.resolve(written).ok())
+                .map(|image| image.id.clone());
             self.known.insert(written.to_owned(), meant);
         }
         match self.known.get(written) {
@@ -119,12 +140,18 @@ impl<'a> Line<'a> {
             command: command_line(&spec.path, &spec.args),
             created: view.created.unix_seconds(),
             ports: ports(&view.network),
-            size_rw: view.size.map(|size| size.writable).filter(|size| *size != 0),
+            size_rw: view
+                .size
+                .map(|size| size.writable)
+                .filter(|size| *size != 0),
             size_root_fs: view.size.map(|size| size.root_fs),
             labels: &spec.config.labels,
             state: view.state.status.as_str(),
             status: status_line(&view.state, now),
-            host_config: HostLine { network_mode: &spec.host.network_mode, annotations: &spec.host.annotations },
+            host_config: HostLine {
+                network_mode: &spec.host.network_mode,
+                annotations: &spec.host.annotations,
+            },
             network_settings: NetworkLine {
                 networks: view
                     .network
@@ -157,18 +184,28 @@ fn command_line(path: &str, args: &[String]) -> String {
 fn ports(network: &NetworkSettingsView) -> Vec<PortOut> {
     let mut ports = Vec::new();
     for (key, bound) in &network.ports {
-        let line = |ip, public_port| PortOut { ip, private_port: key.port, public_port, r#type: key.protocol.as_str() };
+        let line = |ip, public_port| PortOut {
+            ip,
+            private_port: key.port,
+            public_port,
+            r#type: key.protocol.as_str(),
+        };
         if bound.is_empty() {
             ports.push(line(None, None));
         }
-        ports.extend(bound.iter().map(|port| line(Some(port.host_ip.to_string()), Some(port.host_port))));
+        ports.extend(
+            bound
+                .iter()
+                .map(|port| line(Some(port.host_ip.to_string()), Some(port.host_port))),
+        );
     }
     ports
 }
 
 /// The state for people, as dockerd words it.
 fn status_line(state: &StateView, now: Timestamp) -> String {
-    let since = |at: Option<Timestamp>| human_duration(at.map_or(Duration::ZERO, |at| now.since(at)));
+    let since =
+        |at: Option<Timestamp>| human_duration(at.map_or(Duration::ZERO, |at| now.since(at)));
     let exit = state.exit_code;
     match state.status {
         Status::Created => "Created".to_owned(),
@@ -225,12 +262,19 @@ mod tests {
             (86_400 * 61, "2 months"),
             (86_400 * 800, "2 years"),
         ] {
-            assert_eq!(human_duration(Duration::from_secs(seconds)), words, "{seconds}");
+            assert_eq!(
+                human_duration(Duration::from_secs(seconds)),
+                words,
+                "{seconds}"
+            );
         }
     }
 
     #[test]
     fn commands_for_people() {
-        assert_eq!(command_line("sh", &["-c".to_owned(), "echo hi".to_owned()]), "sh -c 'echo hi'");
+        assert_eq!(
+            command_line("sh", &["-c".to_owned(), "echo hi".to_owned()]),
+            "sh -c 'echo hi'"
+        );
     }
 }

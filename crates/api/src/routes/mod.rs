@@ -59,7 +59,8 @@ impl Api {
     #[must_use]
     pub fn new(engine: Engine, settings: ApiSettings) -> Self {
         let header = |name: &'static str, value: &str| {
-            let value = HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""));
+            let value =
+                HeaderValue::from_str(value).unwrap_or_else(|_| HeaderValue::from_static(""));
             (HeaderName::from_static(name), value)
         };
         let common_headers = vec![
@@ -69,7 +70,11 @@ impl Api {
             header("server", &format!("Kekkai/{} (linux)", settings.version)),
             header("kekkai-build", &settings.build_id),
         ];
-        Self { engine, settings, common_headers }
+        Self {
+            engine,
+            settings,
+            common_headers,
+        }
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -77,7 +82,10 @@ impl Api {
     }
 
     pub(crate) fn images(&self) -> Result<&kekkai_image::ImageService, ApiError> {
-        Err(ApiError::new(kekkai_types::ErrorClass::Unavailable, "images are not connected to the engine yet"))
+        Err(ApiError::new(
+            kekkai_types::ErrorClass::Unavailable,
+            "images are not connected to the engine yet",
+        ))
     }
 
     pub(crate) fn image_users(&self, _id: &kekkai_types::Digest) -> Vec<kekkai_image::ImageUser> {
@@ -117,14 +125,18 @@ pub(crate) async fn answer(api: Arc<Api>, call: Call) -> Reply {
 
 /// Adds the headers that every answer has, and takes the body off the answer to a HEAD.
 fn finish(api: &Api, reply: Reply, head_only: bool) -> Reply {
-    let Reply::Response(mut response) = reply else { return reply };
+    let Reply::Response(mut response) = reply else {
+        return reply;
+    };
     let headers = response.headers_mut();
     for (name, value) in &api.common_headers {
         headers.insert(name, value.clone());
     }
     if head_only {
         if let Some(length) = response.body().len() {
-            response.headers_mut().insert(::http::header::CONTENT_LENGTH, HeaderValue::from(length));
+            response
+                .headers_mut()
+                .insert(::http::header::CONTENT_LENGTH, HeaderValue::from(length));
         }
         *response.body_mut() = crate::http::Body::empty();
     }
@@ -167,7 +179,9 @@ fn container_route(api: Arc<Api>, call: Call, method: &str, parts: &[&str]) -> H
         ("POST", [_, "prune"]) => Box::pin(containers::prune(api, call)),
         ("DELETE", [_, id]) => Box::pin(containers::remove(api, call, (*id).to_owned())),
         (_, [_, id, action]) => one_container_route(api, call, (method, action), (*id).to_owned()),
-        ("GET", [_, _, "attach", "ws"]) => failed(ApiError::not_implemented("attaching by websocket")),
+        ("GET", [_, _, "attach", "ws"]) => {
+            failed(ApiError::not_implemented("attaching by websocket"))
+        }
         _ => failed(ApiError::page_not_found()),
     }
 }
@@ -195,7 +209,9 @@ fn one_container_route(api: Arc<Api>, call: Call, what: (&str, &str), id: String
         ("GET", "archive") => Box::pin(archive::get(api, call, id)),
         ("HEAD", "archive") => Box::pin(archive::head(api, call, id)),
         ("PUT", "archive") => Box::pin(archive::put(api, call, id)),
-        ("GET", "checkpoints") | ("POST", "checkpoints") => failed(ApiError::not_implemented("checkpointing")),
+        ("GET", "checkpoints") | ("POST", "checkpoints") => {
+            failed(ApiError::not_implemented("checkpointing"))
+        }
         _ => failed(ApiError::page_not_found()),
     }
 }
@@ -212,14 +228,21 @@ fn exec_route(api: Arc<Api>, call: Call, what: (&str, &str), id: &str) -> Handle
 
 fn image_route(api: Arc<Api>, call: Call, method: &str, parts: &[&str]) -> Handled {
     // The name of an image has slashes of its own.
-    let name = |from_end: usize| parts.get(1..parts.len() - from_end).unwrap_or_default().join("/");
+    let name = |from_end: usize| {
+        parts
+            .get(1..parts.len() - from_end)
+            .unwrap_or_default()
+            .join("/")
+    };
     match (method, parts) {
         ("GET", [_, "json"]) => Box::pin(images::list(api, call)),
         ("POST", [_, "create"]) => Box::pin(pull::pull(api, call)),
         ("POST", [_, "load"]) => Box::pin(pull::load(api, call)),
         ("POST", [_, "prune"]) => Box::pin(images::prune(api, call)),
         ("GET", [_, "search"]) => failed(ApiError::not_implemented("searching a registry")),
-        ("GET", [_, "get"] | [_, _, .., "get"]) => failed(ApiError::not_implemented("saving images")),
+        ("GET", [_, "get"] | [_, _, .., "get"]) => {
+            failed(ApiError::not_implemented("saving images"))
+        }
         ("GET", [_, _, .., "json"]) => Box::pin(images::inspect(api, call, name(1))),
         ("GET", [_, _, .., "history"]) => Box::pin(images::history(api, name(1))),
         ("POST", [_, _, .., "tag"]) => Box::pin(images::tag(api, call, name(1))),
@@ -236,7 +259,10 @@ fn volume_route(api: Arc<Api>, call: Call, method: &str, parts: &[&str]) -> Hand
         ("POST", [_, "prune"]) => Box::pin(volumes::prune(api, call)),
         ("GET", [_, name]) => Box::pin(volumes::inspect(api, (*name).to_owned())),
         ("DELETE", [_, name]) => Box::pin(volumes::remove(api, call, (*name).to_owned())),
-        ("PUT", [_, _]) => failed(ApiError::new(kekkai_types::ErrorClass::Unavailable, absent::NOT_A_MANAGER)),
+        ("PUT", [_, _]) => failed(ApiError::new(
+            kekkai_types::ErrorClass::Unavailable,
+            absent::NOT_A_MANAGER,
+        )),
         _ => failed(ApiError::page_not_found()),
     }
 }
@@ -248,10 +274,12 @@ fn network_route(api: Arc<Api>, call: Call, method: &str, parts: &[&str]) -> Han
         ("DELETE", [_, name]) => Box::pin(networks::remove(api, (*name).to_owned())),
         ("POST", [_, "create"]) => failed(ApiError::not_implemented("creating networks")),
         ("POST", [_, "prune"]) => Box::pin(networks::prune()),
-        ("POST", [_, _, "connect"]) => failed(ApiError::not_implemented("connecting a container to a network")),
-        ("POST", [_, _, "disconnect"]) => {
-            failed(ApiError::not_implemented("disconnecting a container from a network"))
-        }
+        ("POST", [_, _, "connect"]) => failed(ApiError::not_implemented(
+            "connecting a container to a network",
+        )),
+        ("POST", [_, _, "disconnect"]) => failed(ApiError::not_implemented(
+            "disconnecting a container from a network",
+        )),
         _ => failed(ApiError::page_not_found()),
     }
 }

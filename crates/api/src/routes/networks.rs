@@ -96,14 +96,21 @@ impl<'a> NetworkOut<'a> {
             ipam: IpamOut {
                 driver: "default",
                 options: None,
-                config: (!view.subnet.is_empty()).then(|| [PoolOut { subnet: &view.subnet, gateway: &view.gateway }]),
+                config: (!view.subnet.is_empty()).then(|| {
+                    [PoolOut {
+                        subnet: &view.subnet,
+                        gateway: &view.gateway,
+                    }]
+                }),
             },
             internal: false,
             attachable: false,
             ingress: false,
             config_from: ConfigFrom { network: "" },
             config_only: false,
-            containers: containers.map(|(id, member)| (id.as_str(), MemberOut::new(member))).collect(),
+            containers: containers
+                .map(|(id, member)| (id.as_str(), MemberOut::new(member)))
+                .collect(),
             options: &view.options,
             labels: &view.labels,
         }
@@ -116,14 +123,24 @@ pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Reply, ApiError> {
     let views = api.engine().network_list(filters).await?;
     // Lists before 1.28 had the containers.
     let members = call.version.before(28);
-    Reply::json(&views.iter().map(|view| NetworkOut::new(view, members)).collect::<Vec<_>>())
+    Reply::json(
+        &views
+            .iter()
+            .map(|view| NetworkOut::new(view, members))
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// Tells about a network.
 pub(super) async fn inspect(api: Arc<Api>, call: Call, name: String) -> Result<Reply, ApiError> {
     match call.query.get("scope") {
         "" | "local" => {}
-        _ => return Err(ApiError::new(ErrorClass::NotFound, format!("network {name} not found"))),
+        _ => {
+            return Err(ApiError::new(
+                ErrorClass::NotFound,
+                format!("network {name} not found"),
+            ));
+        }
     }
     let view = api.engine().network_inspect(&name).await?;
     Reply::json(&NetworkOut::new(&view, true))
@@ -132,7 +149,10 @@ pub(super) async fn inspect(api: Arc<Api>, call: Call, name: String) -> Result<R
 /// Refuses: only the default networks exist.
 pub(super) async fn remove(api: Arc<Api>, name: String) -> Result<Reply, ApiError> {
     let view = api.engine().network_inspect(&name).await?;
-    let words = format!("{} is a pre-defined network and cannot be removed", view.name);
+    let words = format!(
+        "{} is a pre-defined network and cannot be removed",
+        view.name
+    );
     Err(ApiError::new(ErrorClass::Forbidden, words))
 }
 
@@ -143,5 +163,7 @@ pub(super) async fn prune() -> Result<Reply, ApiError> {
     struct Answer {
         networks_deleted: Option<()>,
     }
-    Reply::json(&Answer { networks_deleted: None })
+    Reply::json(&Answer {
+        networks_deleted: None,
+    })
 }

@@ -53,7 +53,9 @@ pub(super) fn read_credentials(fields: &mut crate::http::Fields) -> Result<Crede
 }
 
 fn decode_basic(encoded: &str) -> Option<(String, String)> {
-    let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;
+    let bytes = base64::engine::general_purpose::STANDARD
+        .decode(encoded)
+        .ok()?;
     let text = String::from_utf8(bytes).ok()?;
     let (user, password) = text.trim_end_matches('\0').split_once(':')?;
     Some((user.to_owned(), password.to_owned()))
@@ -64,7 +66,9 @@ fn header_credentials(call: &Call) -> Option<Credentials> {
     let bytes = BASE64.decode(call.header("x-registry-auth")).ok()?;
     let value = serde_json::from_slice(&bytes).ok()?;
     let mut fields = crate::http::Fields::from_value("", value).ok()??;
-    read_credentials(&mut fields).ok().filter(|credentials| !credentials.is_anonymous())
+    read_credentials(&mut fields)
+        .ok()
+        .filter(|credentials| !credentials.is_anonymous())
 }
 
 /// What the client names.
@@ -75,12 +79,16 @@ fn wanted(call: &Call) -> Result<Reference, ApiError> {
     let reference = Reference::parse_normalized(image).map_err(invalid)?;
     if tag.is_empty() {
         if reference.tag().is_none() && reference.digest().is_none() {
-            return Err(ApiError::unsupported_field("pulling all tags of a repository (no tag)"));
+            return Err(ApiError::unsupported_field(
+                "pulling all tags of a repository (no tag)",
+            ));
         }
         return Ok(reference);
     }
     if tag.contains(':') {
-        let digest = tag.parse().map_err(|_| ApiError::invalid("invalid tag format"))?;
+        let digest = tag
+            .parse()
+            .map_err(|_| ApiError::invalid("invalid tag format"))?;
         return Ok(reference.with_digest(digest));
     }
     reference.with_tag(tag).map_err(invalid)
@@ -107,9 +115,17 @@ pub(super) async fn pull(api: Arc<Api>, call: Call) -> Result<Reply, ApiError> {
     let (sink, lines) = progress();
     let work = async move {
         let images = api.images()?;
-        let outcome = images.pull(&reference, platform.as_ref(), credentials, sink).await?;
-        let mut attributes: Vec<(String, String)> =
-            outcome.image.config.config.labels.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
+        let outcome = images
+            .pull(&reference, platform.as_ref(), credentials, sink)
+            .await?;
+        let mut attributes: Vec<(String, String)> = outcome
+            .image
+            .config
+            .config
+            .labels
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
         attributes.push(("name".to_owned(), reference.familiar_repository()));
         publish(&api, "pull", &reference.familiar(), attributes);
         Ok(())
@@ -123,8 +139,12 @@ pub(super) async fn load(api: Arc<Api>, mut call: Call) -> Result<Reply, ApiErro
         return Err(ApiError::unsupported_field("platform"));
     }
     let quiet = call.query.bool_or("quiet", true);
-    let Some(body) = call.take_body() else { return Err(ApiError::invalid("the request has no body")) };
-    let pieces = body.into_data_stream().map(|piece| piece.map_err(io::Error::other));
+    let Some(body) = call.take_body() else {
+        return Err(ApiError::invalid("the request has no body"));
+    };
+    let pieces = body
+        .into_data_stream()
+        .map(|piece| piece.map_err(io::Error::other));
     let reader = StreamReader::new(Box::pin(pieces));
     let (sink, lines) = progress();
     let sink: ProgressSink = Arc::new(move |event: PullEvent| {
@@ -211,7 +231,13 @@ struct Detail {
 impl<'a> Line<'a> {
     fn new(event: &'a PullEvent) -> Self {
         if event.stream {
-            return Self { stream: Some(&event.status), status: None, detail: None, progress: None, id: None };
+            return Self {
+                stream: Some(&event.status),
+                status: None,
+                detail: None,
+                progress: None,
+                id: None,
+            };
         }
         let numbers = event.progress.as_ref();
         // dockerd writes an empty detail for a layer's words, none for words about the whole.
@@ -286,7 +312,10 @@ impl Streamed {
                 if let Err(error) = outcome {
                     tracing::debug!(%error, "streamed work failed");
                     let message = &error.message;
-                    let line = ErrorLine { detail: ErrorDetail { message }, error: message };
+                    let line = ErrorLine {
+                        detail: ErrorDetail { message },
+                        error: message,
+                    };
                     rest.extend_from_slice(&json_line(&line).unwrap_or_default());
                 }
                 Some(rest.into())
@@ -300,7 +329,10 @@ async fn stream_work(
     work: impl Future<Output = Result<(), ApiError>> + Send + 'static,
     lines: Lines,
 ) -> Result<Reply, ApiError> {
-    let mut streamed = Streamed { work: Some(Box::pin(work)), lines };
+    let mut streamed = Streamed {
+        work: Some(Box::pin(work)),
+        lines,
+    };
     let first = match streamed.next().await {
         Some(Next::Line(line)) => line,
         Some(Next::Ended(outcome)) => {
@@ -310,12 +342,15 @@ async fn stream_work(
         }
         None => Bytes::new(),
     };
-    let pieces = stream::unfold((Some(first), streamed), |(first, mut streamed)| async move {
-        let piece = match first {
-            Some(first) => first,
-            None => streamed.next_piece().await?,
-        };
-        Some((Ok::<_, io::Error>(piece), (None, streamed)))
-    });
+    let pieces = stream::unfold(
+        (Some(first), streamed),
+        |(first, mut streamed)| async move {
+            let piece = match first {
+                Some(first) => first,
+                None => streamed.next_piece().await?,
+            };
+            Some((Ok::<_, io::Error>(piece), (None, streamed)))
+        },
+    );
     Ok(Reply::body("application/json", Body::stream(pieces)))
 }

@@ -18,9 +18,15 @@ use crate::routes::volumes::VolumeOut;
 /// Says that the daemon is there; clients read version and features from the headers.
 pub(super) async fn ping(_call: Call) -> Result<Reply, ApiError> {
     Ok(Reply::text(StatusCode::OK, "OK")
-        .header(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"))
+        .header(
+            CACHE_CONTROL,
+            HeaderValue::from_static("no-cache, no-store, must-revalidate"),
+        )
         .header(PRAGMA, HeaderValue::from_static("no-cache"))
-        .header(HeaderName::from_static("swarm"), HeaderValue::from_static("inactive")))
+        .header(
+            HeaderName::from_static("swarm"),
+            HeaderValue::from_static("inactive"),
+        ))
 }
 
 /// Tells versions.
@@ -69,14 +75,18 @@ pub(super) async fn auth(api: Arc<Api>, mut call: Call) -> Result<Reply, ApiErro
     let mut body = call.object().await?;
     let credentials = read_credentials(&mut body)?;
     let outcome = api.images()?.check_login(&credentials).await?;
-    Reply::json(&Answer { status: outcome.status, identity_token: outcome.identity_token.expose().to_owned() })
+    Reply::json(&Answer {
+        status: outcome.status,
+        identity_token: outcome.identity_token.expose().to_owned(),
+    })
 }
 
 /// Tells how much disk is used: images and containers with their sizes; volumes without.
 pub(super) async fn disk_usage(api: Arc<Api>, call: Call) -> Result<Reply, ApiError> {
     let kinds: Vec<&str> = call.query.all("type").collect();
-    if let Some(unknown) =
-        kinds.iter().find(|kind| !matches!(**kind, "container" | "image" | "volume" | "build-cache"))
+    if let Some(unknown) = kinds
+        .iter()
+        .find(|kind| !matches!(**kind, "container" | "image" | "volume" | "build-cache"))
     {
         return Err(ApiError::invalid(format!("unknown object type: {unknown}")));
     }
@@ -88,8 +98,14 @@ pub(super) async fn disk_usage(api: Arc<Api>, call: Call) -> Result<Reply, ApiEr
         for image in &images {
             layers.extend(image.layers.iter().zip(&image.layer_sizes));
         }
-        out.insert("LayersSize".to_owned(), json!(layers.values().copied().sum::<u64>()));
-        let mut lines: Vec<ImageLine<'_>> = images.iter().map(|image| ImageLine::new(image, call.version)).collect();
+        out.insert(
+            "LayersSize".to_owned(),
+            json!(layers.values().copied().sum::<u64>()),
+        );
+        let mut lines: Vec<ImageLine<'_>> = images
+            .iter()
+            .map(|image| ImageLine::new(image, call.version))
+            .collect();
         for (line, image) in lines.iter_mut().zip(&images) {
             line.containers = i64::try_from(api.image_users(&image.id).len()).unwrap_or(-1);
             line.shared_size = 0;
@@ -97,13 +113,23 @@ pub(super) async fn disk_usage(api: Arc<Api>, call: Call) -> Result<Reply, ApiEr
         out.insert("Images".to_owned(), encode(&lines)?);
     }
     if wanted("container") {
-        let request = ListContainers { all: true, size: true, ..ListContainers::default() };
+        let request = ListContainers {
+            all: true,
+            size: true,
+            ..ListContainers::default()
+        };
         let views = api.engine().list(request).await?;
-        out.insert("Containers".to_owned(), super::list::lines_value(&api, &views)?);
+        out.insert(
+            "Containers".to_owned(),
+            super::list::lines_value(&api, &views)?,
+        );
     }
     if wanted("volume") {
         let views = api.engine().volume_list(Filters::default()).await?;
-        out.insert("Volumes".to_owned(), encode(&views.iter().map(VolumeOut::with_usage).collect::<Vec<_>>())?);
+        out.insert(
+            "Volumes".to_owned(),
+            encode(&views.iter().map(VolumeOut::with_usage).collect::<Vec<_>>())?,
+        );
     }
     if wanted("build-cache") {
         out.insert("BuildCache".to_owned(), json!([]));
@@ -112,7 +138,8 @@ pub(super) async fn disk_usage(api: Arc<Api>, call: Call) -> Result<Reply, ApiEr
 }
 
 fn encode(value: &impl Serialize) -> Result<Value, ApiError> {
-    serde_json::to_value(value).map_err(|error| ApiError::internal(format!("encoding an answer: {error}")))
+    serde_json::to_value(value)
+        .map_err(|error| ApiError::internal(format!("encoding an answer: {error}")))
 }
 
 /// Stops every container and then the daemon (our own endpoint, for `kekkai system stop`).

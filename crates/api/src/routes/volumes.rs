@@ -37,7 +37,8 @@ impl<'a> From<&'a VolumeView> for VolumeOut<'a> {
     fn from(view: &'a VolumeView) -> Self {
         let some = |map: &'a BTreeMap<String, String>| Some(map).filter(|map| !map.is_empty());
         // dockerd tells whole seconds here.
-        let created = kekkai_types::Timestamp::from_unix_nanos(view.created.unix_seconds() * 1_000_000_000);
+        let created =
+            kekkai_types::Timestamp::from_unix_nanos(view.created.unix_seconds() * 1_000_000_000);
         Self {
             created_at: created.to_string(),
             driver: &view.driver,
@@ -55,7 +56,13 @@ impl VolumeOut<'_> {
     /// The same with its usage, as `system df` tells it. The size is not computed (−1).
     pub(super) fn with_usage(view: &VolumeView) -> VolumeOut<'_> {
         let ref_count = i64::try_from(view.references).unwrap_or(i64::MAX);
-        VolumeOut { usage_data: Some(UsageOut { ref_count, size: -1 }), ..VolumeOut::from(view) }
+        VolumeOut {
+            usage_data: Some(UsageOut {
+                ref_count,
+                size: -1,
+            }),
+            ..VolumeOut::from(view)
+        }
     }
 }
 
@@ -83,7 +90,10 @@ pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Reply, ApiError> {
     }
     let filters = Filters(parse_filters(call.query.get("filters"))?);
     let views = api.engine().volume_list(filters).await?;
-    Reply::json(&Answer { volumes: views.iter().map(VolumeOut::from).collect(), warnings: None })
+    Reply::json(&Answer {
+        volumes: views.iter().map(VolumeOut::from).collect(),
+        warnings: None,
+    })
 }
 
 /// Tells about a volume.
@@ -94,7 +104,9 @@ pub(super) async fn inspect(api: Arc<Api>, name: String) -> Result<Reply, ApiErr
 
 /// Removes a volume that nothing uses.
 pub(super) async fn remove(api: Arc<Api>, call: Call, name: String) -> Result<Reply, ApiError> {
-    api.engine().volume_remove(&name, call.query.bool("force")).await?;
+    api.engine()
+        .volume_remove(&name, call.query.bool("force"))
+        .await?;
     Ok(Reply::no_content())
 }
 
@@ -112,5 +124,8 @@ pub(super) async fn prune(api: Arc<Api>, call: Call) -> Result<Reply, ApiError> 
         filters.insert("all".to_owned(), vec!["true".to_owned()]);
     }
     let report = api.engine().volume_prune(Filters(filters)).await?;
-    Reply::json(&Answer { volumes_deleted: report.deleted, space_reclaimed: report.space_reclaimed })
+    Reply::json(&Answer {
+        volumes_deleted: report.deleted,
+        space_reclaimed: report.space_reclaimed,
+    })
 }

@@ -44,7 +44,10 @@ pub enum ListenError {
 impl ListenError {
     fn io(address: &str) -> impl Fn(io::Error) -> Self + use<> {
         let address = address.to_owned();
-        move |source| Self::Io { address: address.clone(), source }
+        move |source| Self::Io {
+            address: address.clone(),
+            source,
+        }
     }
 }
 
@@ -62,7 +65,9 @@ enum Socket {
 
 impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Listener").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("Listener")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,8 +102,12 @@ impl Listener {
             Ok(socket)
         };
         let socket = listen().map_err(io::Error::from).map_err(&error)?;
-        let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket)).map_err(&error)?;
-        Ok(Self { socket: Socket::Unix(listener), address })
+        let listener = UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))
+            .map_err(&error)?;
+        Ok(Self {
+            socket: Socket::Unix(listener),
+            address,
+        })
     }
 
     /// Listens on TCP; with TLS when it is configured.
@@ -120,7 +129,10 @@ impl Listener {
         let error = ListenError::io(&address);
         socket.set_nonblocking(true).map_err(&error)?;
         let socket = TcpListener::from_std(socket).map_err(&error)?;
-        Ok(Self { socket: Socket::Tcp(socket, tls.map(TlsAcceptor::from)), address })
+        Ok(Self {
+            socket: Socket::Tcp(socket, tls.map(TlsAcceptor::from)),
+            address,
+        })
     }
 
     /// A listening socket that somebody else made (socket activation).
@@ -135,7 +147,10 @@ impl Listener {
             let socket = std::os::unix::net::UnixListener::from(fd);
             socket.set_nonblocking(true).map_err(&error)?;
             let listener = UnixListener::from_std(socket).map_err(&error)?;
-            return Ok(Self { socket: Socket::Unix(listener), address });
+            return Ok(Self {
+                socket: Socket::Unix(listener),
+                address,
+            });
         }
         Self::from_tcp(std::net::TcpListener::from(fd), tls, address)
     }
@@ -149,7 +164,10 @@ impl Listener {
     /// Waits for a client. What remains to be done for this client alone (a TLS handshake) is in the second step.
     pub(crate) async fn accept(&self) -> io::Result<Pending> {
         match &self.socket {
-            Socket::Unix(listener) => listener.accept().await.map(|(stream, _)| Pending::Ready(Connection::Unix(stream))),
+            Socket::Unix(listener) => listener
+                .accept()
+                .await
+                .map(|(stream, _)| Pending::Ready(Connection::Unix(stream))),
             Socket::Tcp(listener, tls) => {
                 let (stream, _) = listener.accept().await?;
                 // Small frames of interactive sessions must not wait for each other.
@@ -176,7 +194,8 @@ impl Pending {
         match self {
             Self::Ready(connection) => Ok(connection),
             Self::Handshake(acceptor, stream) => {
-                let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+                let stream =
+                    tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
                 Ok(Connection::Tls(Box::new(stream)))
             }
         }
@@ -193,7 +212,10 @@ fn remove_stale(path: &Path) -> Result<(), ListenError> {
             use std::os::unix::fs::FileTypeExt;
             let kind = std::fs::symlink_metadata(path).map_err(&error)?.file_type();
             if !kind.is_socket() {
-                return Err(error(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is there")));
+                return Err(error(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "a file that is no socket is there",
+                )));
             }
             std::fs::remove_file(path).map_err(&error)
         }

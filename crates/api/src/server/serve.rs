@@ -46,7 +46,9 @@ impl Server {
                     tokio::spawn(async move {
                         match pending.establish().await {
                             Ok(connection) => serve_connection(api, connection).await,
-                            Err(error) => tracing::debug!(%error, "a client did not get through the TLS handshake"),
+                            Err(error) => {
+                                tracing::debug!(%error, "a client did not get through the TLS handshake")
+                            }
                         }
                     });
                 }
@@ -108,7 +110,10 @@ impl Service<Request<Incoming>> for Handler {
 
 async fn serve_connection(api: Arc<Api>, connection: Connection) {
     let slot = Arc::new(Slot::default());
-    let handler = Handler { api, slot: Arc::clone(&slot) };
+    let handler = Handler {
+        api,
+        slot: Arc::clone(&slot),
+    };
     let mut http = hyper::server::conn::http1::Builder::new()
         .title_case_headers(true)
         .serve_connection(TokioIo::new(connection), handler);
@@ -123,7 +128,12 @@ async fn serve_connection(api: Arc<Api>, connection: Connection) {
     match hijack {
         Ok(Some(hijack)) => {
             let parts = http.into_parts();
-            hijack.run(Hijacked { connection: parts.io.into_inner(), early: parts.read_buf }).await;
+            hijack
+                .run(Hijacked {
+                    connection: parts.io.into_inner(),
+                    early: parts.read_buf,
+                })
+                .await;
         }
         Ok(None) => {}
         Err(error) => log_end(&error),
@@ -134,7 +144,12 @@ async fn serve_connection(api: Arc<Api>, connection: Connection) {
 fn log_end(error: &hyper::Error) {
     let gone = std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<io::Error>())
-        .is_some_and(|e| matches!(e.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset));
+        .is_some_and(|e| {
+            matches!(
+                e.kind(),
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+            )
+        });
     if gone || error.is_incomplete_message() || error.is_canceled() {
         tracing::trace!(%error, "a client left");
     } else {

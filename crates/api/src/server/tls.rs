@@ -57,7 +57,10 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 /// # Errors
 /// When a file is missing or wrong, or key and certificate do not fit.
 pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
-    let setup = |path: &Path, reason: String| TlsError::Setup { path: path.to_owned(), reason };
+    let setup = |path: &Path, reason: String| TlsError::Setup {
+        path: path.to_owned(),
+        reason,
+    };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -67,7 +70,9 @@ pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
         Some(path) => {
             let mut roots = RootCertStore::empty();
             for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|error| setup(path, error.to_string()))?;
+                roots
+                    .add(certificate)
+                    .map_err(|error| setup(path, error.to_string()))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()

@@ -36,7 +36,9 @@ impl Framing {
     /// The content type; clients before 1.42 know one only.
     pub(crate) fn content_type(self, version: ApiVersion) -> &'static str {
         match self {
-            Self::Multiplexed if version.at_least(42) => "application/vnd.docker.multiplexed-stream",
+            Self::Multiplexed if version.at_least(42) => {
+                "application/vnd.docker.multiplexed-stream"
+            }
             Self::Multiplexed | Self::Raw => "application/vnd.docker.raw-stream",
         }
     }
@@ -46,8 +48,19 @@ impl Framing {
         match self {
             Self::Raw => None,
             Self::Multiplexed => {
-                let length = u32::try_from(frame.data.len()).unwrap_or(u32::MAX).to_be_bytes();
-                Some([frame.stream.number(), 0, 0, 0, length[0], length[1], length[2], length[3]])
+                let length = u32::try_from(frame.data.len())
+                    .unwrap_or(u32::MAX)
+                    .to_be_bytes();
+                Some([
+                    frame.stream.number(),
+                    0,
+                    0,
+                    0,
+                    length[0],
+                    length[1],
+                    length[2],
+                    length[3],
+                ])
             }
         }
     }
@@ -96,8 +109,14 @@ mod tests {
 
     #[test]
     fn header_of_a_frame() {
-        let frame = OutputFrame { stream: StdStream::Stderr, data: Bytes::from_static(b"hi\n") };
-        assert_eq!(Framing::Multiplexed.header(&frame), Some([2, 0, 0, 0, 0, 0, 0, 3]));
+        let frame = OutputFrame {
+            stream: StdStream::Stderr,
+            data: Bytes::from_static(b"hi\n"),
+        };
+        assert_eq!(
+            Framing::Multiplexed.header(&frame),
+            Some([2, 0, 0, 0, 0, 0, 0, 3])
+        );
         assert_eq!(Framing::Raw.header(&frame), None);
     }
 }

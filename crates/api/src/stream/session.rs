@@ -29,7 +29,9 @@ const INPUT_PIECE: usize = 16 << 10;
 /// The head of an answer to a request with `Upgrade: tcp`.
 pub(crate) fn upgrade_head(framing: Framing, version: ApiVersion) -> String {
     let content_type = framing.content_type(version);
-    format!("HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+    format!(
+        "HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+    )
 }
 
 /// The head of an answer to a request without an upgrade: the body is raw until the connection closes.
@@ -52,7 +54,9 @@ impl Session {
     /// Carries the streams until the output ends, the client detaches or leaves.
     pub(crate) async fn run(self, hijacked: Hijacked) {
         // Seen through a descriptor of its own because the connection is split in two below.
-        let watch = std::os::fd::AsFd::as_fd(&hijacked.connection).try_clone_to_owned().ok();
+        let watch = std::os::fd::AsFd::as_fd(&hijacked.connection)
+            .try_clone_to_owned()
+            .ok();
         let (mut reader, mut writer) = tokio::io::split(hijacked.connection);
         let mut spill = Spill::new(&self.spill_directory);
         if spill.push(Bytes::from(self.head)).await.is_err() {
@@ -162,7 +166,11 @@ async fn receive_input(
 }
 
 /// Writes what is left, ends our direction, and lets the client close first.
-async fn finish(mut reader: ReadHalf<Connection>, mut writer: WriteHalf<Connection>, mut spill: Spill) {
+async fn finish(
+    mut reader: ReadHalf<Connection>,
+    mut writer: WriteHalf<Connection>,
+    mut spill: Spill,
+) {
     let last_words = async {
         loop {
             spill.refill().await?;

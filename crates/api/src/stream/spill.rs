@@ -63,13 +63,18 @@ impl Spill {
         if bytes.is_empty() {
             return Ok(());
         }
-        if self.read_at == self.written_to && (self.memory.is_empty() || self.in_memory + bytes.len() <= MEMORY_LIMIT) {
+        if self.read_at == self.written_to
+            && (self.memory.is_empty() || self.in_memory + bytes.len() <= MEMORY_LIMIT)
+        {
             self.in_memory += bytes.len();
             self.memory.push_back(bytes);
             return Ok(());
         }
         if self.written_to - self.read_at + bytes.len() as u64 > FILE_LIMIT {
-            return Err(io::Error::new(io::ErrorKind::StorageFull, "the client is too far behind"));
+            return Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                "the client is too far behind",
+            ));
         }
         let (length, at) = (bytes.len() as u64, self.written_to);
         let file = self.file.clone();
@@ -96,9 +101,12 @@ impl Spill {
         if !self.memory.is_empty() || self.read_at == self.written_to {
             return Ok(());
         }
-        let Some(file) = self.file.clone() else { return Ok(()) };
+        let Some(file) = self.file.clone() else {
+            return Ok(());
+        };
         let at = self.read_at;
-        let length = usize::try_from(self.written_to - at).map_or(REFILL, |waiting| waiting.min(REFILL));
+        let length =
+            usize::try_from(self.written_to - at).map_or(REFILL, |waiting| waiting.min(REFILL));
         let last = at + length as u64 == self.written_to;
         let bytes = blocking(move || {
             let mut bytes = vec![0; length];
@@ -141,13 +149,21 @@ impl Spill {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(io::Error::other)?
 }
 
 fn unlinked_file(directory: &Path) -> io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::EXCL;
-    Ok(File::from(rustix::fs::open(directory, flags, Mode::from_raw_mode(0o600))?))
+    Ok(File::from(rustix::fs::open(
+        directory,
+        flags,
+        Mode::from_raw_mode(0o600),
+    )?))
 }
 
 #[cfg(test)]
@@ -162,7 +178,10 @@ mod tests {
         let mut partial = Vec::new();
         for round in 0..40 {
             for _ in 0..(40 - round) * 20 {
-                spill.push(Bytes::from(pushed.to_be_bytes().repeat(256))).await.unwrap();
+                spill
+                    .push(Bytes::from(pushed.to_be_bytes().repeat(256)))
+                    .await
+                    .unwrap();
                 pushed += 1;
             }
             for _ in 0..round * 25 {
@@ -188,6 +207,12 @@ mod tests {
             popped += 1;
         }
         assert_eq!(popped, pushed);
-        assert!(spill.in_memory == 0 && std::fs::read_dir(directory.path()).unwrap().next().is_none());
+        assert!(
+            spill.in_memory == 0
+                && std::fs::read_dir(directory.path())
+                    .unwrap()
+                    .next()
+                    .is_none()
+        );
     }
 }

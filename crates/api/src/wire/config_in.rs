@@ -10,7 +10,10 @@ pub(crate) fn read_config(body: &mut Fields) -> Result<ContainerConfig, ApiError
     let exposed_ports = body
         .keys("ExposedPorts")?
         .iter()
-        .map(|key| key.parse().map_err(|error: kekkai_types::ParsePortError| ApiError::invalid(error.to_string())))
+        .map(|key| {
+            key.parse()
+                .map_err(|error: kekkai_types::ParsePortError| ApiError::invalid(error.to_string()))
+        })
         .collect::<Result<Vec<PortKey>, _>>()?;
     Ok(ContainerConfig {
         hostname: body.nonempty("Hostname")?,
@@ -35,7 +38,10 @@ pub(crate) fn read_config(body: &mut Fields) -> Result<ContainerConfig, ApiError
         stop_signal: body.nonempty("StopSignal")?,
         stop_timeout: body.optional_integer("StopTimeout")?,
         shell: body.command("Shell")?,
-        healthcheck: body.object("Healthcheck")?.map(read_healthcheck).transpose()?,
+        healthcheck: body
+            .object("Healthcheck")?
+            .map(read_healthcheck)
+            .transpose()?,
         on_build: body.strings("OnBuild")?,
         args_escaped: body.bool("ArgsEscaped")?,
     })

@@ -18,7 +18,10 @@ pub(crate) struct ConfigOut<'a> {
     attach_stdin: bool,
     attach_stdout: bool,
     attach_stderr: bool,
-    #[serde(skip_serializing_if = "<[PortKey]>::is_empty", serialize_with = "ports")]
+    #[serde(
+        skip_serializing_if = "<[PortKey]>::is_empty",
+        serialize_with = "ports"
+    )]
     exposed_ports: &'a [PortKey],
     tty: bool,
     open_stdin: bool,
@@ -76,7 +79,11 @@ fn ports<S: Serializer>(ports: &&[PortKey], serializer: S) -> Result<S::Ok, S::E
 }
 
 fn volumes<S: Serializer>(paths: &&[String], serializer: S) -> Result<S::Ok, S::Error> {
-    if paths.is_empty() { serializer.serialize_none() } else { serialize_set(paths, serializer) }
+    if paths.is_empty() {
+        serializer.serialize_none()
+    } else {
+        serialize_set(paths, serializer)
+    }
 }
 
 impl<'a> ConfigOut<'a> {

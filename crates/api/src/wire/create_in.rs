@@ -14,7 +14,9 @@ pub(crate) fn read_create(
     warnings: &mut Vec<String>,
 ) -> Result<CreateContainer, ApiError> {
     if body.is_empty() {
-        return Err(ApiError::invalid("config cannot be empty in order to create a container"));
+        return Err(ApiError::invalid(
+            "config cannot be empty in order to create a container",
+        ));
     }
     let platform = query
         .nonempty("platform")
@@ -33,7 +35,13 @@ pub(crate) fn read_create(
     let endpoints = read_endpoints(&mut body, &host.network_mode, warnings)?;
     body.finish(warnings);
     let name = query.nonempty("name").map(str::to_owned);
-    Ok(CreateContainer { name, platform, config, host, endpoints })
+    Ok(CreateContainer {
+        name,
+        platform,
+        config,
+        host,
+        endpoints,
+    })
 }
 
 #[cfg(test)]
@@ -57,7 +65,10 @@ mod tests {
     fn a_plain_run_sets_nothing_but_what_was_said() {
         let (request, warnings) = read(serde_json::from_str(PLAIN_RUN).unwrap(), "v1.51").unwrap();
         assert!(warnings.is_empty(), "{warnings:?}");
-        let mut expected = CreateContainer { name: Some("web".to_owned()), ..CreateContainer::default() };
+        let mut expected = CreateContainer {
+            name: Some("web".to_owned()),
+            ..CreateContainer::default()
+        };
         expected.config.attach_stdout = true;
         expected.config.attach_stderr = true;
         expected.config.image = "alpine:3.20".to_owned();
@@ -75,8 +86,14 @@ mod tests {
     fn what_is_not_done_is_refused_by_name() {
         for (host, name) in [
             (json!({"CpuCount": 1}), "HostConfig.CpuCount"),
-            (json!({"DeviceRequests": [{"Count": -1}]}), "HostConfig.DeviceRequests"),
-            (json!({"Mounts": [{"Type": "volume", "ClusterOptions": {"x": 1}}]}), "ClusterOptions"),
+            (
+                json!({"DeviceRequests": [{"Count": -1}]}),
+                "HostConfig.DeviceRequests",
+            ),
+            (
+                json!({"Mounts": [{"Type": "volume", "ClusterOptions": {"x": 1}}]}),
+                "ClusterOptions",
+            ),
         ] {
             let error = read(json!({"Image": "a", "HostConfig": host}), "v1.51").unwrap_err();
             assert!(error.message.contains(name), "{error}");
@@ -85,7 +102,11 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_warned_of_and_case_does_not_matter() {
-        let (request, warnings) = read(json!({"image": "a", "Foo": 1, "hostconfig": {"memory": 5, "Bar": true}}), "v1.51").unwrap();
+        let (request, warnings) = read(
+            json!({"image": "a", "Foo": 1, "hostconfig": {"memory": 5, "Bar": true}}),
+            "v1.51",
+        )
+        .unwrap();
         assert_eq!(request.config.image, "a");
         assert_eq!(request.host.resources.memory, 5);
         assert_eq!(warnings.len(), 2, "{warnings:?}");
@@ -108,8 +129,14 @@ mod tests {
         });
         let (request, _) = read(body, "v1.51").unwrap();
         assert_eq!(request.host.port_bindings.len(), 2);
-        assert_eq!(request.host.port_bindings[&"80/tcp".parse().unwrap()][0].host_port, "8080");
-        assert_eq!(request.endpoints["bridge"].mac_address.as_deref(), Some("02:42:ac:11:00:02"));
+        assert_eq!(
+            request.host.port_bindings[&"80/tcp".parse().unwrap()][0].host_port,
+            "8080"
+        );
+        assert_eq!(
+            request.endpoints["bridge"].mac_address.as_deref(),
+            Some("02:42:ac:11:00:02")
+        );
         assert!(request.endpoints.contains_key("other"));
     }
 }

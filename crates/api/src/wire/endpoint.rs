@@ -15,7 +15,9 @@ pub(crate) fn read_endpoints(
     warnings: &mut Vec<String>,
 ) -> Result<BTreeMap<String, EndpointOptions>, ApiError> {
     let mut endpoints = BTreeMap::new();
-    let Some(mut networking) = body.object("NetworkingConfig")? else { return Ok(endpoints) };
+    let Some(mut networking) = body.object("NetworkingConfig")? else {
+        return Ok(endpoints);
+    };
     let at = networking.name("EndpointsConfig");
     for (name, value) in networking.entries("EndpointsConfig")? {
         let options = match Fields::from_value(&format!("{at}.{name}"), value)? {
@@ -32,10 +34,17 @@ pub(crate) fn read_endpoints(
 }
 
 fn normal_name(network: &str) -> &str {
-    if network.is_empty() || network == "default" { "bridge" } else { network }
+    if network.is_empty() || network == "default" {
+        "bridge"
+    } else {
+        network
+    }
 }
 
-fn read_endpoint(mut fields: Fields, warnings: &mut Vec<String>) -> Result<EndpointOptions, ApiError> {
+fn read_endpoint(
+    mut fields: Fields,
+    warnings: &mut Vec<String>,
+) -> Result<EndpointOptions, ApiError> {
     let mut options = EndpointOptions {
         aliases: fields.strings("Aliases")?,
         links: fields.strings("Links")?,
@@ -116,7 +125,9 @@ impl<'a> From<&'a EndpointView> for EndpointOut<'a> {
     fn from(view: &'a EndpointView) -> Self {
         let wanted = view.requested.as_ref();
         let ipam = wanted.filter(|wanted| {
-            wanted.ipv4_address.is_some() || wanted.ipv6_address.is_some() || !wanted.link_local_ips.is_empty()
+            wanted.ipv4_address.is_some()
+                || wanted.ipv6_address.is_some()
+                || !wanted.link_local_ips.is_empty()
         });
         Self {
             ipam_config: ipam.map(|wanted| IpamOut {
@@ -127,7 +138,9 @@ impl<'a> From<&'a EndpointView> for EndpointOut<'a> {
             links: wanted.and_then(|wanted| some(&wanted.links)),
             aliases: wanted.and_then(|wanted| some(&wanted.aliases)),
             mac_address: &view.mac_address,
-            driver_opts: wanted.map(|wanted| &wanted.driver_options).filter(|options| !options.is_empty()),
+            driver_opts: wanted
+                .map(|wanted| &wanted.driver_options)
+                .filter(|options| !options.is_empty()),
             gw_priority: wanted.map_or(0, |wanted| wanted.gateway_priority),
             network_id: &view.network_id,
             endpoint_id: &view.endpoint_id,

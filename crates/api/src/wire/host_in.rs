@@ -16,8 +16,11 @@ pub(crate) fn read_host(
     warnings: &mut Vec<String>,
 ) -> Result<HostOptions, ApiError> {
     let resources = read_resources(&mut fields)?;
-    let mounts =
-        fields.objects("Mounts")?.into_iter().map(|mount| read_mount(mount, warnings)).collect::<Result<_, _>>()?;
+    let mounts = fields
+        .objects("Mounts")?
+        .into_iter()
+        .map(|mount| read_mount(mount, warnings))
+        .collect::<Result<_, _>>()?;
     let mut host = HostOptions {
         binds: fields.strings("Binds")?,
         mounts,
@@ -82,24 +85,38 @@ fn fill_in_for_old_clients(host: &mut HostOptions, version: ApiVersion) {
 }
 
 fn read_log(fields: &mut Fields) -> Result<LogSettings, ApiError> {
-    let Some(mut log) = fields.object("LogConfig")? else { return Ok(LogSettings::default()) };
-    Ok(LogSettings { driver: log.string("Type")?, options: log.string_map("Config")? })
+    let Some(mut log) = fields.object("LogConfig")? else {
+        return Ok(LogSettings::default());
+    };
+    Ok(LogSettings {
+        driver: log.string("Type")?,
+        options: log.string_map("Config")?,
+    })
 }
 
-fn read_port_bindings(fields: &mut Fields) -> Result<BTreeMap<PortKey, Vec<PortBinding>>, ApiError> {
+fn read_port_bindings(
+    fields: &mut Fields,
+) -> Result<BTreeMap<PortKey, Vec<PortBinding>>, ApiError> {
     let mut ports = BTreeMap::new();
     let name = fields.name("PortBindings");
     for (key, value) in fields.entries("PortBindings")? {
-        let port: PortKey =
-            key.parse().map_err(|error: kekkai_types::ParsePortError| ApiError::invalid(error.to_string()))?;
-        let bindings = Fields::from_value(&name, serde_json::Value::Object([(key.clone(), value)].into_iter().collect()))?
-            .unwrap_or_default()
-            .objects(&key)?
-            .into_iter()
-            .map(|mut binding| {
-                Ok(PortBinding { host_ip: binding.string("HostIp")?, host_port: binding.string("HostPort")? })
+        let port: PortKey = key
+            .parse()
+            .map_err(|error: kekkai_types::ParsePortError| ApiError::invalid(error.to_string()))?;
+        let bindings = Fields::from_value(
+            &name,
+            serde_json::Value::Object([(key.clone(), value)].into_iter().collect()),
+        )?
+        .unwrap_or_default()
+        .objects(&key)?
+        .into_iter()
+        .map(|mut binding| {
+            Ok(PortBinding {
+                host_ip: binding.string("HostIp")?,
+                host_port: binding.string("HostPort")?,
             })
-            .collect::<Result<Vec<_>, ApiError>>()?;
+        })
+        .collect::<Result<Vec<_>, ApiError>>()?;
         ports.insert(port, bindings);
     }
     Ok(ports)
@@ -107,8 +124,12 @@ fn read_port_bindings(fields: &mut Fields) -> Result<BTreeMap<PortKey, Vec<PortB
 
 /// The restart policy; `None` when it is not named.
 pub(crate) fn read_restart_policy(fields: &mut Fields) -> Result<Option<RestartPolicy>, ApiError> {
-    let Some(mut policy) = fields.object("RestartPolicy")? else { return Ok(None) };
-    let policy =
-        RestartPolicy { name: policy.string("Name")?, maximum_retry_count: policy.number("MaximumRetryCount")? };
+    let Some(mut policy) = fields.object("RestartPolicy")? else {
+        return Ok(None);
+    };
+    let policy = RestartPolicy {
+        name: policy.string("Name")?,
+        maximum_retry_count: policy.number("MaximumRetryCount")?,
+    };
     Ok(Some(policy).filter(|policy| *policy != RestartPolicy::default()))
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use kekkai_engine::model::{
-    DeviceMapping, DeviceRate, HostOptions, LogSettings, MountRequest, PortBinding, Resources, RestartPolicy, Ulimit,
+    DeviceMapping, DeviceRate, HostOptions, LogSettings, MountRequest, PortBinding, Resources,
+    RestartPolicy, Ulimit,
 };
 use serde::Serialize;
 use serde::ser::SerializeMap;
@@ -271,7 +272,10 @@ impl<'a> From<&'a MountRequest> for MountOut<'a> {
                 labels: &volume.labels,
                 subpath: &volume.subpath,
                 driver_config: (!volume.driver.is_empty() || !volume.driver_options.is_empty())
-                    .then_some(DriverOut { name: &volume.driver, options: &volume.driver_options }),
+                    .then_some(DriverOut {
+                        name: &volume.driver,
+                        options: &volume.driver_options,
+                    }),
             }),
             tmpfs_options: mount.tmpfs.as_ref().map(|tmpfs| TmpfsOut {
                 size_bytes: Some(tmpfs.size_bytes).filter(|size| *size != 0),
@@ -283,7 +287,12 @@ impl<'a> From<&'a MountRequest> for MountOut<'a> {
 }
 
 fn rates(list: &[DeviceRate]) -> Vec<RateOut<'_>> {
-    list.iter().map(|rate| RateOut { path: &rate.path, rate: rate.rate }).collect()
+    list.iter()
+        .map(|rate| RateOut {
+            path: &rate.path,
+            rate: rate.rate,
+        })
+        .collect()
 }
 
 fn device(device: &DeviceMapping) -> DeviceOut<'_> {
@@ -295,12 +304,19 @@ fn device(device: &DeviceMapping) -> DeviceOut<'_> {
 }
 
 fn ulimit(limit: &Ulimit) -> UlimitOut<'_> {
-    UlimitOut { name: &limit.name, hard: limit.hard, soft: limit.soft }
+    UlimitOut {
+        name: &limit.name,
+        hard: limit.hard,
+        soft: limit.soft,
+    }
 }
 
 impl<'a> From<&'a Resources> for ResourcesOut<'a> {
     fn from(from: &'a Resources) -> Self {
-        let weight = |rate: &'a DeviceRate| WeightOut { path: &rate.path, weight: rate.rate };
+        let weight = |rate: &'a DeviceRate| WeightOut {
+            path: &rate.path,
+            weight: rate.rate,
+        };
         Self {
             cpu_shares: from.cpu_shares,
             memory: from.memory,
@@ -336,12 +352,22 @@ impl<'a> From<&'a Resources> for ResourcesOut<'a> {
 }
 
 fn log(log: &LogSettings) -> LogOut<'_> {
-    LogOut { r#type: &log.driver, config: &log.options }
+    LogOut {
+        r#type: &log.driver,
+        config: &log.options,
+    }
 }
 
 fn restart(policy: &RestartPolicy) -> RestartOut<'_> {
-    let name = if policy.name.is_empty() { "no" } else { &policy.name };
-    RestartOut { name, maximum_retry_count: policy.maximum_retry_count }
+    let name = if policy.name.is_empty() {
+        "no"
+    } else {
+        &policy.name
+    };
+    RestartOut {
+        name,
+        maximum_retry_count: policy.maximum_retry_count,
+    }
 }
 
 impl<'a> HostOut<'a> {

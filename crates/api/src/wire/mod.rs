@@ -28,12 +28,22 @@ use serde::Serializer;
 use serde::ser::SerializeMap;
 
 /// A list that Go writes as null when it is empty.
-pub(crate) fn null_if_empty<T: serde::Serialize, S: Serializer>(list: &[T], serializer: S) -> Result<S::Ok, S::Error> {
-    if list.is_empty() { serializer.serialize_none() } else { serializer.collect_seq(list) }
+pub(crate) fn null_if_empty<T: serde::Serialize, S: Serializer>(
+    list: &[T],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    if list.is_empty() {
+        serializer.serialize_none()
+    } else {
+        serializer.collect_seq(list)
+    }
 }
 
 /// A set as Go writes it: `{"80/tcp":{}}`.
-pub(crate) fn serialize_set<T: std::fmt::Display, S: Serializer>(set: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize_set<T: std::fmt::Display, S: Serializer>(
+    set: &[T],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     let mut keys: Vec<String> = set.iter().map(ToString::to_string).collect();
     keys.sort_unstable();
     let mut map = serializer.serialize_map(Some(keys.len()))?;

@@ -5,7 +5,10 @@ use kekkai_engine::model::{BindMountOptions, MountRequest, TmpfsMountOptions, Vo
 use crate::http::{ApiError, Fields};
 
 /// One entry of `Mounts`. What is in it and not done is refused; what nobody knows is warned of.
-pub(super) fn read_mount(mut fields: Fields, warnings: &mut Vec<String>) -> Result<MountRequest, ApiError> {
+pub(super) fn read_mount(
+    mut fields: Fields,
+    warnings: &mut Vec<String>,
+) -> Result<MountRequest, ApiError> {
     for field in ["ClusterOptions", "ImageOptions"] {
         fields.refuse(field)?;
     }
@@ -15,9 +18,18 @@ pub(super) fn read_mount(mut fields: Fields, warnings: &mut Vec<String>) -> Resu
         target: fields.string("Target")?,
         read_only: fields.bool("ReadOnly")?,
         consistency: fields.string("Consistency")?,
-        bind: fields.object("BindOptions")?.map(|bind| read_bind(bind, warnings)).transpose()?,
-        volume: fields.object("VolumeOptions")?.map(|volume| read_volume(volume, warnings)).transpose()?,
-        tmpfs: fields.object("TmpfsOptions")?.map(|tmpfs| read_tmpfs(tmpfs, warnings)).transpose()?,
+        bind: fields
+            .object("BindOptions")?
+            .map(|bind| read_bind(bind, warnings))
+            .transpose()?,
+        volume: fields
+            .object("VolumeOptions")?
+            .map(|volume| read_volume(volume, warnings))
+            .transpose()?,
+        tmpfs: fields
+            .object("TmpfsOptions")?
+            .map(|tmpfs| read_tmpfs(tmpfs, warnings))
+            .transpose()?,
     };
     fields.finish(warnings);
     Ok(mount)
@@ -35,7 +47,10 @@ fn read_bind(mut fields: Fields, warnings: &mut Vec<String>) -> Result<BindMount
     Ok(bind)
 }
 
-fn read_volume(mut fields: Fields, warnings: &mut Vec<String>) -> Result<VolumeMountOptions, ApiError> {
+fn read_volume(
+    mut fields: Fields,
+    warnings: &mut Vec<String>,
+) -> Result<VolumeMountOptions, ApiError> {
     let driver = fields.object("DriverConfig")?;
     let mut volume = VolumeMountOptions {
         no_copy: fields.bool("NoCopy")?,
@@ -52,14 +67,21 @@ fn read_volume(mut fields: Fields, warnings: &mut Vec<String>) -> Result<VolumeM
     Ok(volume)
 }
 
-fn read_tmpfs(mut fields: Fields, warnings: &mut Vec<String>) -> Result<TmpfsMountOptions, ApiError> {
+fn read_tmpfs(
+    mut fields: Fields,
+    warnings: &mut Vec<String>,
+) -> Result<TmpfsMountOptions, ApiError> {
     let options = match fields.take("Options") {
         serde_json::Value::Null => Vec::new(),
-        value => serde_json::from_value(value)
-            .map_err(|error| ApiError::invalid(format!("invalid JSON: {}: {error}", fields.name("Options"))))?,
+        value => serde_json::from_value(value).map_err(|error| {
+            ApiError::invalid(format!("invalid JSON: {}: {error}", fields.name("Options")))
+        })?,
     };
-    let tmpfs =
-        TmpfsMountOptions { size_bytes: fields.integer("SizeBytes")?, mode: fields.number("Mode")?, options };
+    let tmpfs = TmpfsMountOptions {
+        size_bytes: fields.integer("SizeBytes")?,
+        mode: fields.number("Mode")?,
+        options,
+    };
     fields.finish(warnings);
     Ok(tmpfs)
 }
