@@ -18,6 +18,8 @@ mod bytes;
 pub mod client;
 pub mod error;
 pub mod failpoint;
+pub mod hello;
+pub mod init;
 pub mod log;
 pub mod protocol;
 pub mod server;
