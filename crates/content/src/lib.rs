@@ -190,8 +190,12 @@ impl ContentStore {
             fs::create_dir_all(path).map_err(failed("create", path))?;
         }
         for entry in fs::read_dir(&store.ingest).map_err(failed("list", &store.ingest))? {
-            let path = entry.map_err(failed("list", &store.ingest))?.path();
-            fs::remove_file(&path).map_err(failed("remove", &path))?;
+            let entry = entry.map_err(failed("list", &store.ingest))?;
+            let path = entry.path();
+            // Users of the store may keep temporary directories there too.
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let removed = if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(failed("remove", &path))?;
         }
         Ok(store)
     }
@@ -446,7 +450,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = ContentStore::open(directory.path()).unwrap();
         std::mem::forget(store.writer().unwrap());
-        assert_eq!(names(&store.ingest), 1);
+        fs::create_dir_all(store.ingest.join("load-1/x")).unwrap();
+        assert_eq!(names(&store.ingest), 2);
         let store = ContentStore::open(directory.path()).unwrap();
         assert_eq!(names(&store.ingest), 0);
     }

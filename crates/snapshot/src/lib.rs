@@ -32,7 +32,7 @@ pub use overlay::{OverlayConfig, OverlaySnapshotter};
 /// What to mount as a container's root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OverlayMount {
-    /// Lower directories, topmost first. Empty for a container without an image.
+    /// Lower directories, topmost first; at least one, an empty directory for an image without layers.
     pub lower: Vec<PathBuf>,
     /// The writable directory.
     pub upper: PathBuf,

@@ -246,6 +246,15 @@ impl OverlaySnapshotter {
         Ok(lower)
     }
 
+    /// The same for a writable mount, which needs at least one.
+    fn lower_of_snapshot(&self, layers: &[DiffId]) -> Result<Arc<[PathBuf]>, SnapshotError> {
+        let mut lower = self.lower(layers)?;
+        if lower.is_empty() {
+            lower.push(self.empty().join("0"));
+        }
+        Ok(lower.into())
+    }
+
     fn snapshot_path(&self, key: &str) -> Result<PathBuf, SnapshotError> {
         let fine = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if key.is_empty() || key.starts_with('.') || key.len() > 128 || !key.bytes().all(fine) {
@@ -417,7 +426,7 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn prepare(&self, key: &str, layers: &[DiffId], volatile: bool) -> Result<OverlayMount, SnapshotError> {
-        let lower = self.lower(layers)?;
+        let lower = self.lower_of_snapshot(layers)?;
         let path = self.snapshot_path(key)?;
         match fs::DirBuilder::new().mode(0o710).create(&path) {
             Ok(()) => {}
@@ -436,7 +445,7 @@ impl Snapshotter for OverlaySnapshotter {
             self.trash.throw(&path)?;
             return Err(error);
         }
-        let snapshot = Snapshot { lower: lower.into(), volatile, work: 0, used: false };
+        let snapshot = Snapshot { lower, volatile, work: 0, used: false };
         let mount = self.mount_of(key, &snapshot);
         self.state().snapshots.insert(key.to_owned(), snapshot);
         Ok(mount)
@@ -444,7 +453,7 @@ impl Snapshotter for OverlaySnapshotter {
 
     fn adopt(&self, key: &str, layers: &[DiffId], volatile: bool) -> Result<OverlayMount, SnapshotError> {
         let path = self.snapshot_path(key)?;
-        let lower = self.lower(layers)?;
+        let lower = self.lower_of_snapshot(layers)?;
         let entries: Vec<_> = fs::read_dir(&path)
             .and_then(Iterator::collect)
             .map_err(|error| match error.kind() {
@@ -453,7 +462,7 @@ impl Snapshotter for OverlaySnapshotter {
             })?;
         let number = |entry: &fs::DirEntry| entry.file_name().to_str()?.strip_prefix("work-")?.parse::<u64>().ok();
         let work = entries.iter().filter_map(number).max().unwrap_or(0);
-        let snapshot = Snapshot { lower: lower.into(), volatile, work, used: true };
+        let snapshot = Snapshot { lower, volatile, work, used: true };
         let mount = self.mount_of(key, &snapshot);
         self.state().snapshots.insert(key.to_owned(), snapshot);
         Ok(mount)
