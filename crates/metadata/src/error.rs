@@ -107,9 +107,10 @@ impl MetadataError {
     pub(crate) fn sqlite(path: &Path, source: rusqlite::Error) -> MetadataError {
         let path = path.to_owned();
         match source.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-                MetadataError::Corrupt { path, detail: source.to_string() }
-            }
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => MetadataError::Corrupt {
+                path,
+                detail: source.to_string(),
+            },
             Some(ErrorCode::DiskFull) => MetadataError::Full { path },
             _ => MetadataError::Sqlite { path, source },
         }

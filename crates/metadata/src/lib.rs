@@ -110,21 +110,38 @@ impl Change {
     /// Writes a row whose document is already JSON text.
     #[must_use]
     pub fn put(table: Table, key: impl Into<String>, document: impl Into<String>) -> Change {
-        Change::Put { table, key: key.into(), target: String::new(), document: document.into() }
+        Change::Put {
+            table,
+            key: key.into(),
+            target: String::new(),
+            document: document.into(),
+        }
     }
 
     /// Writes a row, serialising its document. Fails only when `document` cannot be JSON (a map with keys that are not text).
-    pub fn put_json<T: serde::Serialize>(table: Table, key: impl Into<String>, document: &T) -> Result<Change, MetadataError> {
+    pub fn put_json<T: serde::Serialize>(
+        table: Table,
+        key: impl Into<String>,
+        document: &T,
+    ) -> Result<Change, MetadataError> {
         let key = key.into();
         match serde_json::to_string(document) {
             Ok(text) => Ok(Change::put(table, key, text)),
-            Err(source) => Err(MetadataError::Encode { table: table.name(), key, source }),
+            Err(source) => Err(MetadataError::Encode {
+                table: table.name(),
+                key,
+                source,
+            }),
         }
     }
 
     /// Points an image name at a digest.
     #[must_use]
-    pub fn put_image_name(reference: impl Into<String>, target: impl Into<String>, document: impl Into<String>) -> Change {
+    pub fn put_image_name(
+        reference: impl Into<String>,
+        target: impl Into<String>,
+        document: impl Into<String>,
+    ) -> Change {
         Change::Put {
             table: Table::ImageNames,
             key: reference.into(),
@@ -136,7 +153,10 @@ impl Change {
     /// Deletes a row.
     #[must_use]
     pub fn delete(table: Table, key: impl Into<String>) -> Change {
-        Change::Delete { table, key: key.into() }
+        Change::Delete {
+            table,
+            key: key.into(),
+        }
     }
 }
 
@@ -184,7 +204,12 @@ impl Database {
         let lock = schema::lock(path)?;
         let connection = schema::open(path)?;
         let writer = Writer::start(connection, path)?;
-        Ok(Database { path: path.to_owned(), writer, _lock: lock, reader: Mutex::new(None) })
+        Ok(Database {
+            path: path.to_owned(),
+            writer,
+            _lock: lock,
+            reader: Mutex::new(None),
+        })
     }
 
     /// Queues a job. `reply` is called once it is as durable as `durability` asks, or has failed.
@@ -208,7 +233,10 @@ impl Database {
 
     /// Reads a whole table, ordered by key. It sees every change that was acknowledged. Meant for the start.
     pub fn load(&self, table: Table) -> Result<Vec<Row>, MetadataError> {
-        let mut guard = self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut guard = self
+            .reader
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         let connection = match guard.take() {
             Some(connection) => connection,
             None => self.read_only()?,
@@ -224,7 +252,10 @@ impl Database {
     }
 
     /// Reads and parses a whole table.
-    pub fn load_json<T: serde::de::DeserializeOwned>(&self, table: Table) -> Result<Vec<(String, T)>, MetadataError> {
+    pub fn load_json<T: serde::de::DeserializeOwned>(
+        &self,
+        table: Table,
+    ) -> Result<Vec<(String, T)>, MetadataError> {
         self.load(table)?
             .into_iter()
             .map(|row| {
@@ -236,12 +267,16 @@ impl Database {
 
     /// Frees what loading needed. Call it once everything has been read.
     pub fn release_reader(&self) {
-        *self.reader.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = None;
+        *self
+            .reader
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = None;
     }
 
     fn read_only(&self) -> Result<Connection, MetadataError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags).map_err(|e| MetadataError::sqlite(&self.path, e))?;
+        let connection = Connection::open_with_flags(&self.path, flags)
+            .map_err(|e| MetadataError::sqlite(&self.path, e))?;
         schema::tune(&connection).map_err(|e| MetadataError::sqlite(&self.path, e))?;
         Ok(connection)
     }
@@ -250,7 +285,11 @@ impl Database {
         let read = || -> rusqlite::Result<Vec<Row>> {
             let mut statement = connection.prepare(&schema::select(table))?;
             let rows = statement.query_map([], |row| {
-                Ok(Row { key: row.get(0)?, target: row.get(1)?, document: row.get(2)? })
+                Ok(Row {
+                    key: row.get(0)?,
+                    target: row.get(1)?,
+                    document: row.get(2)?,
+                })
             })?;
             rows.collect()
         };

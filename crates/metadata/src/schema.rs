@@ -38,11 +38,21 @@ pub(crate) fn lock(path: &Path) -> Result<File, MetadataError> {
         .write(true)
         .mode(0o600)
         .open(&lock_path)
-        .map_err(|source| MetadataError::Io { operation: "open", path: lock_path.clone(), source })?;
+        .map_err(|source| MetadataError::Io {
+            operation: "open",
+            path: lock_path.clone(),
+            source,
+        })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(MetadataError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(MetadataError::Io { operation: "lock", path: lock_path, source }),
+        Err(TryLockError::WouldBlock) => Err(MetadataError::InUse {
+            path: path.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(MetadataError::Io {
+            operation: "lock",
+            path: lock_path,
+            source,
+        }),
     }
 }
 
@@ -62,7 +72,11 @@ pub(crate) fn open(path: &Path) -> Result<Connection, MetadataError> {
         .write(true)
         .mode(0o600)
         .open(path)
-        .map_err(|source| MetadataError::Io { operation: "open", path: path.to_owned(), source })?;
+        .map_err(|source| MetadataError::Io {
+            operation: "open",
+            path: path.to_owned(),
+            source,
+        })?;
     let mut connection = connect(path)?;
     migrate(&mut connection, path)?;
     sync_directory(path)?;
@@ -72,7 +86,8 @@ pub(crate) fn open(path: &Path) -> Result<Connection, MetadataError> {
 /// A connection that may write.
 pub(crate) fn connect(path: &Path) -> Result<Connection, MetadataError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(|e| MetadataError::sqlite(path, e))?;
+    let connection =
+        Connection::open_with_flags(path, flags).map_err(|e| MetadataError::sqlite(path, e))?;
     let set_up = || -> rusqlite::Result<()> {
         tune(&connection)?;
         // The sync thread does both, off the path of whoever waits.
@@ -99,17 +114,26 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), MetadataError
     };
     let application = pragma(connection, "application_id").map_err(sqlite)?;
     let found = pragma(connection, "user_version").map_err(sqlite)?;
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(sqlite)?;
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(sqlite)?;
     let fresh = application == 0 && found == 0 && tables == 0;
     if application != APPLICATION_ID && !fresh {
-        return Err(MetadataError::Foreign { path: path.to_owned(), found: application });
+        return Err(MetadataError::Foreign {
+            path: path.to_owned(),
+            found: application,
+        });
     }
     if found > SCHEMA_VERSION {
-        return Err(MetadataError::TooNew { path: path.to_owned(), found, known: SCHEMA_VERSION });
+        return Err(MetadataError::TooNew {
+            path: path.to_owned(),
+            found,
+            known: SCHEMA_VERSION,
+        });
     }
-    let mode: String =
-        connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)).map_err(sqlite)?;
+    let mode: String = connection
+        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
+        .map_err(sqlite)?;
     if !mode.eq_ignore_ascii_case("wal") {
         return Err(MetadataError::Io {
             operation: "use write-ahead logging (shared memory is needed) in",
@@ -120,7 +144,8 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), MetadataError
     if found < SCHEMA_VERSION {
         let applied = usize::try_from(found).unwrap_or(0);
         let mut run = || -> rusqlite::Result<()> {
-            let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let transaction =
+                connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             for migration in &MIGRATIONS[applied..] {
                 transaction.execute_batch(migration)?;
             }
@@ -135,16 +160,30 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), MetadataError
 
 /// Makes the names of the database and its log durable; their contents are synced by whoever asks for it.
 fn sync_directory(path: &Path) -> Result<(), MetadataError> {
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let directory = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     File::open(directory)
         .and_then(|d| d.sync_all())
-        .map_err(|source| MetadataError::Io { operation: "sync", path: directory.to_owned(), source })
+        .map_err(|source| MetadataError::Io {
+            operation: "sync",
+            path: directory.to_owned(),
+            source,
+        })
 }
 
 /// The statement that reads a whole table.
 pub(crate) fn select(table: Table) -> String {
-    let target = if table == Table::ImageNames { "target" } else { "''" };
-    format!("SELECT key, {target}, document FROM {} ORDER BY key", table.name())
+    let target = if table == Table::ImageNames {
+        "target"
+    } else {
+        "''"
+    };
+    format!(
+        "SELECT key, {target}, document FROM {} ORDER BY key",
+        table.name()
+    )
 }
 
 /// Applies one change inside the caller's transaction.

@@ -47,17 +47,30 @@ impl Writer {
     pub(crate) fn start(connection: Connection, path: &Path) -> Result<Writer, MetadataError> {
         let wal_path = schema::sibling(path, "-wal");
         // The log exists only after the first write or read in WAL mode.
-        connection.execute_batch("BEGIN IMMEDIATE; COMMIT").map_err(|e| MetadataError::sqlite(path, e))?;
+        connection
+            .execute_batch("BEGIN IMMEDIATE; COMMIT")
+            .map_err(|e| MetadataError::sqlite(path, e))?;
         let log = std::fs::OpenOptions::new()
             .write(true)
             .open(&wal_path)
-            .map_err(|source| MetadataError::Io { operation: "open", path: wal_path.clone(), source })?;
+            .map_err(|source| MetadataError::Io {
+                operation: "open",
+                path: wal_path.clone(),
+                source,
+            })?;
         let checkpointer = schema::connect(path)?;
-        let spawn_error =
-            |source| MetadataError::Io { operation: "start a thread for", path: path.to_owned(), source };
+        let spawn_error = |source| MetadataError::Io {
+            operation: "start a thread for",
+            path: path.to_owned(),
+            source,
+        };
 
         let (sync_sender, sync_receiver) = channel();
-        let syncer = Syncer { log, wal_path, connection: checkpointer };
+        let syncer = Syncer {
+            log,
+            wal_path,
+            connection: checkpointer,
+        };
         let sync_thread = std::thread::Builder::new()
             .name("metadata-sync".into())
             .stack_size(256 * 1024)
@@ -65,25 +78,39 @@ impl Writer {
             .map_err(spawn_error)?;
 
         let (sender, receiver) = channel();
-        let mut committer =
-            Committer { connection, path: path.to_owned(), sync: sync_sender, since_checkpoint: 0, since_restart: 0 };
+        let mut committer = Committer {
+            connection,
+            path: path.to_owned(),
+            sync: sync_sender,
+            since_checkpoint: 0,
+            since_restart: 0,
+        };
         let thread = std::thread::Builder::new()
             .name("metadata-write".into())
             .stack_size(256 * 1024)
             .spawn(move || {
                 committer.run(&receiver);
-                let Committer { connection, sync, .. } = committer;
+                let Committer {
+                    connection, sync, ..
+                } = committer;
                 drop(sync);
                 // The sync thread's connection goes first, so that ours is the last one: its close empties the log.
                 let _ = sync_thread.join();
                 let _ = connection.close();
             })
             .map_err(spawn_error)?;
-        Ok(Writer { queue: Some(sender), thread: Some(thread) })
+        Ok(Writer {
+            queue: Some(sender),
+            thread: Some(thread),
+        })
     }
 
     pub(crate) fn submit(&self, changes: Vec<Change>, durability: Durability, reply: Reply) {
-        let job = Job { changes, durability, reply };
+        let job = Job {
+            changes,
+            durability,
+            reply,
+        };
         let Some(queue) = &self.queue else {
             return (job.reply)(Err(MetadataError::Closed));
         };
@@ -144,7 +171,9 @@ impl Committer {
     fn commit(&mut self, group: &[Job]) -> Result<(), MetadataError> {
         let mut bytes = 0;
         let mut write = || -> rusqlite::Result<()> {
-            let transaction = self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let transaction = self
+                .connection
+                .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             for change in group.iter().flat_map(|job| &job.changes) {
                 bytes += ROW_OVERHEAD + size(change);
                 schema::apply(&transaction, change)?;
@@ -207,7 +236,11 @@ impl Syncer {
                     SyncTask::Sync(more) => replies.extend(more),
                     SyncTask::Checkpoint => due = true,
                 }
-                next = if replies.len() < MAX_GROUP { queue.try_recv().ok() } else { None };
+                next = if replies.len() < MAX_GROUP {
+                    queue.try_recv().ok()
+                } else {
+                    None
+                };
             }
             if !replies.is_empty() {
                 self.sync(replies);
@@ -227,7 +260,9 @@ impl Syncer {
                 Err(error) => Err(MetadataError::Io {
                     operation: "sync",
                     path: self.wal_path.clone(),
-                    source: error.raw_os_error().map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error),
+                    source: error
+                        .raw_os_error()
+                        .map_or_else(|| error.kind().into(), std::io::Error::from_raw_os_error),
                 }),
             });
         }
@@ -240,7 +275,12 @@ fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
 
 fn size(change: &Change) -> usize {
     match change {
-        Change::Put { key, target, document, .. } => key.len() + target.len() + document.len(),
+        Change::Put {
+            key,
+            target,
+            document,
+            ..
+        } => key.len() + target.len() + document.len(),
         Change::Delete { key, .. } => key.len(),
     }
 }

@@ -41,8 +41,15 @@ pub(crate) fn ensure(
             let mut batch = Batch::new();
             batch.add_bridge(name, mac, config.mtu, ALIAS);
             socket.transact(&batch).map_err(fail)?;
-            let link = socket.link(name).map_err(fail)?.ok_or(NetworkError::Malformed("the look-up of a bridge"))?;
-            Bridge { index: link.index, subnet, mac }
+            let link = socket
+                .link(name)
+                .map_err(fail)?
+                .ok_or(NetworkError::Malformed("the look-up of a bridge"))?;
+            Bridge {
+                index: link.index,
+                subnet,
+                mac,
+            }
         }
     };
     // Before it is up, so that it never has an IPv6 address: there is no IPv6 on this network.
@@ -77,8 +84,15 @@ pub(crate) fn remove(config: &NetworkConfig, socket: &mut Socket) -> Result<(), 
 fn check(config: &NetworkConfig) -> Result<(), NetworkError> {
     let name = &config.bridge;
     let good = |b: u8| b.is_ascii_graphic() && b != b'/' && b != b':';
-    if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(good) || name == "." || name == ".." {
-        return Err(NetworkError::Config(format!("invalid name of a bridge: {name:?}")));
+    if name.is_empty()
+        || name.len() > MAX_NAME
+        || !name.bytes().all(good)
+        || name == "."
+        || name == ".."
+    {
+        return Err(NetworkError::Config(format!(
+            "invalid name of a bridge: {name:?}"
+        )));
     }
     if config.mtu < 68 || config.mtu > 65535 {
         return Err(NetworkError::Config(format!("invalid MTU: {}", config.mtu)));
@@ -86,7 +100,9 @@ fn check(config: &NetworkConfig) -> Result<(), NetworkError> {
     if let Some(bip) = config.bip
         && (bip.prefix_len > 30 || bip.address == bip.network() || bip.address == bip.broadcast())
     {
-        return Err(NetworkError::Config(format!("bip {bip} is not the address of a host in a network")));
+        return Err(NetworkError::Config(format!(
+            "bip {bip} is not the address of a host in a network"
+        )));
     }
     Ok(())
 }
@@ -100,7 +116,9 @@ fn take_over(
     let name = config.bridge.as_str();
     let fail = |failure: crate::netlink::Failure| failure.on(name);
     if link.kind != "bridge" {
-        return Err(NetworkError::Config(format!("interface {name} is not a bridge")));
+        return Err(NetworkError::Config(format!(
+            "interface {name} is not a bridge"
+        )));
     }
     let addresses = socket.addresses(link.index).map_err(fail)?;
     let wanted = match (config.bip, addresses.first()) {
@@ -110,7 +128,10 @@ fn take_over(
     };
     let ours = link.alias == ALIAS;
     if !addresses.is_empty() && !addresses.contains(&wanted) && !ours {
-        return Err(NetworkError::Config(format!("bridge {name} has address {}, not {wanted}", addresses[0])));
+        return Err(NetworkError::Config(format!(
+            "bridge {name} has address {}, not {wanted}",
+            addresses[0]
+        )));
     }
     let mut batch = Batch::new();
     if ours {
@@ -125,8 +146,16 @@ fn take_over(
     if !batch.is_empty() {
         socket.transact(&batch).map_err(fail)?;
     }
-    let mac = if ours { Some(MacAddress::of(wanted.address)) } else { link.mac };
-    Ok(Bridge { index: link.index, subnet: wanted, mac: mac.ok_or(NetworkError::Malformed("the look-up of a bridge"))? })
+    let mac = if ours {
+        Some(MacAddress::of(wanted.address))
+    } else {
+        link.mac
+    };
+    Ok(Bridge {
+        index: link.index,
+        subnet: wanted,
+        mac: mac.ok_or(NetworkError::Malformed("the look-up of a bridge"))?,
+    })
 }
 
 /// A subnet that no route of the host overlaps with; routes by the bridge itself do not count.
@@ -139,9 +168,14 @@ fn choose(
     if let Some(bip) = config.bip {
         return Ok(bip);
     }
-    let routes = socket.route_destinations().map_err(|failure| failure.on("of the host"))?;
-    let mut used: Vec<Subnet> =
-        routes.into_iter().filter(|(_, interface)| own == 0 || *interface != own).map(|(subnet, _)| subnet).collect();
+    let routes = socket
+        .route_destinations()
+        .map_err(|failure| failure.on("of the host"))?;
+    let mut used: Vec<Subnet> = routes
+        .into_iter()
+        .filter(|(_, interface)| own == 0 || *interface != own)
+        .map(|(subnet, _)| subnet)
+        .collect();
     used.extend(nameservers().map(|address| Subnet::new(address, 32)));
     pick(&config.address_pools, previous, &used).ok_or(NetworkError::NoSubnet)
 }
@@ -159,7 +193,12 @@ fn nameservers() -> impl Iterator<Item = Ipv4Addr> {
 
 /// The first candidate that is free, with the gateway's address; the one used before is the first candidate.
 fn pick(pools: &[Subnet], previous: Option<Subnet>, used: &[Subnet]) -> Option<Subnet> {
-    let first_host = |pool: &Subnet| Subnet::new(Ipv4Addr::from(u32::from(pool.network()) + 1), pool.prefix_len);
+    let first_host = |pool: &Subnet| {
+        Subnet::new(
+            Ipv4Addr::from(u32::from(pool.network()) + 1),
+            pool.prefix_len,
+        )
+    };
     previous
         .into_iter()
         .chain(pools.iter().map(first_host))
@@ -175,11 +214,24 @@ mod tests {
         let pools = crate::config::default_address_pools();
         let subnet = |text: &str| text.parse::<Subnet>().unwrap();
         assert_eq!(pick(&pools, None, &[]), Some(subnet("172.17.0.1/16")));
-        let used = [subnet("172.17.0.0/16"), subnet("172.18.4.0/24"), subnet("10.0.0.0/8")];
+        let used = [
+            subnet("172.17.0.0/16"),
+            subnet("172.18.4.0/24"),
+            subnet("10.0.0.0/8"),
+        ];
         assert_eq!(pick(&pools, None, &used), Some(subnet("172.19.0.1/16")));
-        assert_eq!(pick(&pools, Some(subnet("172.30.0.1/16")), &used), Some(subnet("172.30.0.1/16")));
-        assert_eq!(pick(&pools, Some(subnet("172.17.0.1/16")), &used), Some(subnet("172.19.0.1/16")));
-        assert_eq!(pick(&pools, None, &[subnet("172.16.0.0/12")]), Some(subnet("192.168.0.1/20")));
+        assert_eq!(
+            pick(&pools, Some(subnet("172.30.0.1/16")), &used),
+            Some(subnet("172.30.0.1/16"))
+        );
+        assert_eq!(
+            pick(&pools, Some(subnet("172.17.0.1/16")), &used),
+            Some(subnet("172.19.0.1/16"))
+        );
+        assert_eq!(
+            pick(&pools, None, &[subnet("172.16.0.0/12")]),
+            Some(subnet("192.168.0.1/20"))
+        );
         assert_eq!(pick(&pools, None, &[subnet("128.0.0.0/1")]), None);
     }
 }

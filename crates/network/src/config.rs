@@ -17,13 +17,18 @@ impl Subnet {
     /// A subnet from its parts; `prefix_len` is cut to 32.
     #[must_use]
     pub const fn new(address: Ipv4Addr, prefix_len: u8) -> Subnet {
-        Subnet { address, prefix_len: if prefix_len > 32 { 32 } else { prefix_len } }
+        Subnet {
+            address,
+            prefix_len: if prefix_len > 32 { 32 } else { prefix_len },
+        }
     }
 
     /// The bits that all its addresses share.
     #[must_use]
     pub fn mask(self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.prefix_len)).unwrap_or(0)
+        u32::MAX
+            .checked_shl(32 - u32::from(self.prefix_len))
+            .unwrap_or(0)
     }
 
     /// The address of the network itself.

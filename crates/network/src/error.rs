@@ -11,7 +11,10 @@ use crate::config::Subnet;
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
     /// A process of the host, or no such address, stands in the way.
-    #[error("failed to bind host port for {host_ip}:{host_port}:{address}:{container}: {}", errno_text(source))]
+    #[error(
+        "failed to bind host port for {host_ip}:{host_port}:{address}:{container}: {}",
+        errno_text(source)
+    )]
     Bind {
         /// The host's address.
         host_ip: Ipv4Addr,
@@ -51,7 +54,9 @@ pub enum PortError {
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
     /// A port could not be published.
-    #[error("failed to set up container networking: driver failed programming external connectivity on endpoint {name} ({endpoint}): {source}")]
+    #[error(
+        "failed to set up container networking: driver failed programming external connectivity on endpoint {name} ({endpoint}): {source}"
+    )]
     Publish {
         /// The container's name.
         name: String,
@@ -61,16 +66,22 @@ pub enum NetworkError {
         source: PortError,
     },
     /// Only networks that a user made have static addresses.
-    #[error("invalid config for network bridge: invalid endpoint settings:\n* user specified IP address is supported on user defined networks only")]
+    #[error(
+        "invalid config for network bridge: invalid endpoint settings:\n* user specified IP address is supported on user defined networks only"
+    )]
     StaticAddress,
     /// Every address of the subnet is taken.
-    #[error("failed to set up container networking: no available IPv4 addresses on this network's address pools: bridge ({subnet})")]
+    #[error(
+        "failed to set up container networking: no available IPv4 addresses on this network's address pools: bridge ({subnet})"
+    )]
     NoAddress {
         /// The subnet.
         subnet: Subnet,
     },
     /// Every candidate subnet overlaps with a route of the host.
-    #[error("could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network")]
+    #[error(
+        "could not find an available, non-overlapping IPv4 address pool among the defaults to assign to the network"
+    )]
     NoSubnet,
     /// The configuration cannot be.
     #[error("{0}")]
@@ -106,7 +117,10 @@ impl NetworkError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            NetworkError::Publish { source: PortError::Protocol(_) | PortError::Ipv6(_), .. } => ErrorClass::NotImplemented,
+            NetworkError::Publish {
+                source: PortError::Protocol(_) | PortError::Ipv6(_),
+                ..
+            } => ErrorClass::NotImplemented,
             NetworkError::StaticAddress | NetworkError::Config(_) => ErrorClass::InvalidArgument,
             NetworkError::NotFound(_) => ErrorClass::NotFound,
             NetworkError::Ambiguous(_) => ErrorClass::InvalidArgument,
@@ -117,8 +131,14 @@ impl NetworkError {
         }
     }
 
-    pub(crate) fn kernel(operation: impl Into<String>, source: impl Into<std::io::Error>) -> NetworkError {
-        NetworkError::Kernel { operation: operation.into(), source: source.into() }
+    pub(crate) fn kernel(
+        operation: impl Into<String>,
+        source: impl Into<std::io::Error>,
+    ) -> NetworkError {
+        NetworkError::Kernel {
+            operation: operation.into(),
+            source: source.into(),
+        }
     }
 }
 

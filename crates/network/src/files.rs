@@ -33,7 +33,11 @@ impl HostResolver {
 fn read(path: &Path) -> Option<String> {
     use std::io::Read;
     let mut bytes = Vec::new();
-    std::fs::File::open(path).ok()?.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
+    std::fs::File::open(path)
+        .ok()?
+        .take(MAX_FILE)
+        .read_to_end(&mut bytes)
+        .ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
@@ -82,12 +86,17 @@ fn parse(text: &str) -> Parsed {
 
 fn is_loopback(nameserver: &str) -> bool {
     let bare = nameserver.split('%').next().unwrap_or_default();
-    bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    bare.parse::<IpAddr>()
+        .is_ok_and(|address| address.is_loopback())
 }
 
 /// The resolvers a container can reach. IPv6 ones are left out on a network without IPv6, as Docker does.
 fn reachable(nameservers: &[String]) -> Vec<String> {
-    nameservers.iter().filter(|n| !is_loopback(n) && !n.contains(':')).cloned().collect()
+    nameservers
+        .iter()
+        .filter(|n| !is_loopback(n) && !n.contains(':'))
+        .cloned()
+        .collect()
 }
 
 /// The container's `resolv.conf`: what was asked for, else what the host has, without resolvers on the host's loopback.
@@ -110,8 +119,16 @@ pub fn resolv_conf(resolver: &HostResolver, reach: ResolverReach, wanted: &DnsOp
         }
         found
     };
-    let search = if wanted.search.is_empty() { &host.search } else { &wanted.search };
-    let options = if wanted.options.is_empty() { &host.options } else { &wanted.options };
+    let search = if wanted.search.is_empty() {
+        &host.search
+    } else {
+        &wanted.search
+    };
+    let options = if wanted.options.is_empty() {
+        &host.options
+    } else {
+        &wanted.options
+    };
 
     let mut text = String::new();
     for nameserver in &nameservers {
@@ -175,23 +192,35 @@ pub fn hosts_file(wanted: &HostsFile<'_>) -> Result<String, ExtraHostError> {
         if wanted.domainname.is_empty() {
             text.push_str(&format!("{address}\t{}\n", wanted.hostname));
         } else {
-            text.push_str(&format!("{address}\t{0}.{1} {0}\n", wanted.hostname, wanted.domainname));
+            text.push_str(&format!(
+                "{address}\t{0}.{1} {0}\n",
+                wanted.hostname, wanted.domainname
+            ));
         }
     }
     Ok(text)
 }
 
 /// Parses one `--add-host` (`name:address` or `name=address`).
-pub fn extra_host(entry: &str, host_gateway: Option<IpAddr>) -> Result<(&str, IpAddr), ExtraHostError> {
-    let (name, address) =
-        entry.split_once([':', '=']).ok_or_else(|| ExtraHostError::Format(entry.to_owned()))?;
+pub fn extra_host(
+    entry: &str,
+    host_gateway: Option<IpAddr>,
+) -> Result<(&str, IpAddr), ExtraHostError> {
+    let (name, address) = entry
+        .split_once([':', '='])
+        .ok_or_else(|| ExtraHostError::Format(entry.to_owned()))?;
     if name.is_empty() || name.contains(char::is_whitespace) {
         return Err(ExtraHostError::Format(entry.to_owned()));
     }
     if address == "host-gateway" {
-        return host_gateway.map(|gateway| (name, gateway)).ok_or(ExtraHostError::HostGateway);
+        return host_gateway
+            .map(|gateway| (name, gateway))
+            .ok_or(ExtraHostError::HostGateway);
     }
-    let bare = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
+    let bare = address
+        .strip_prefix('[')
+        .and_then(|a| a.strip_suffix(']'))
+        .unwrap_or(address);
     match bare.parse() {
         Ok(address) => Ok((name, address)),
         Err(_) => Err(ExtraHostError::Address(address.to_owned())),
@@ -199,7 +228,11 @@ pub fn extra_host(entry: &str, host_gateway: Option<IpAddr>) -> Result<(&str, Ip
 }
 
 /// The host's `hosts` with `--add-host` appended, for `--network host`.
-pub fn hosts_file_of_host(host: &str, extra: &[String], host_gateway: Option<IpAddr>) -> Result<String, ExtraHostError> {
+pub fn hosts_file_of_host(
+    host: &str,
+    extra: &[String],
+    host_gateway: Option<IpAddr>,
+) -> Result<String, ExtraHostError> {
     let mut text = host.to_owned();
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
@@ -216,23 +249,44 @@ mod tests {
     use super::*;
 
     fn resolver(host: &str, upstream: Option<&str>) -> HostResolver {
-        HostResolver { host: host.into(), upstream: upstream.map(Into::into) }
+        HostResolver {
+            host: host.into(),
+            upstream: upstream.map(Into::into),
+        }
     }
 
     #[test]
     fn resolv_conf_takes_the_hosts() {
-        let host = resolver("# x\nnameserver 10.0.0.1 ; y\nnameserver fe80::1%eth0\ndomain a\nsearch b c\noptions ndots:2 rotate\n", None);
+        let host = resolver(
+            "# x\nnameserver 10.0.0.1 ; y\nnameserver fe80::1%eth0\ndomain a\nsearch b c\noptions ndots:2 rotate\n",
+            None,
+        );
         let text = resolv_conf(&host, ResolverReach::Own, &DnsOptions::default());
-        assert_eq!(text, "nameserver 10.0.0.1\nsearch b c\noptions ndots:2 rotate\n");
+        assert_eq!(
+            text,
+            "nameserver 10.0.0.1\nsearch b c\noptions ndots:2 rotate\n"
+        );
     }
 
     #[test]
     fn loopback_resolvers_are_replaced_by_their_upstreams() {
-        let host = resolver("nameserver 127.0.0.53\nsearch lan\n", Some("nameserver 192.168.1.1\nnameserver 2001:db8::1\n"));
-        assert_eq!(resolv_conf(&host, ResolverReach::Own, &DnsOptions::default()), "nameserver 192.168.1.1\nsearch lan\n");
-        assert_eq!(resolv_conf(&host, ResolverReach::Host, &DnsOptions::default()), "nameserver 127.0.0.53\nsearch lan\n");
+        let host = resolver(
+            "nameserver 127.0.0.53\nsearch lan\n",
+            Some("nameserver 192.168.1.1\nnameserver 2001:db8::1\n"),
+        );
+        assert_eq!(
+            resolv_conf(&host, ResolverReach::Own, &DnsOptions::default()),
+            "nameserver 192.168.1.1\nsearch lan\n"
+        );
+        assert_eq!(
+            resolv_conf(&host, ResolverReach::Host, &DnsOptions::default()),
+            "nameserver 127.0.0.53\nsearch lan\n"
+        );
         let host = resolver("nameserver ::1\nnameserver 127.0.0.1\n", None);
-        assert_eq!(resolv_conf(&host, ResolverReach::Own, &DnsOptions::default()), "nameserver 8.8.8.8\nnameserver 8.8.4.4\n");
+        assert_eq!(
+            resolv_conf(&host, ResolverReach::Own, &DnsOptions::default()),
+            "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"
+        );
     }
 
     #[test]
@@ -243,12 +297,19 @@ mod tests {
             search: vec![".".into()],
             options: vec!["timeout:1".into()],
         };
-        assert_eq!(resolv_conf(&host, ResolverReach::Own, &wanted), "nameserver 1.1.1.1\nnameserver 127.0.0.1\noptions timeout:1\n");
+        assert_eq!(
+            resolv_conf(&host, ResolverReach::Own, &wanted),
+            "nameserver 1.1.1.1\nnameserver 127.0.0.1\noptions timeout:1\n"
+        );
     }
 
     #[test]
     fn hosts() {
-        let extra = ["foo:1.2.3.4".to_owned(), "hg:host-gateway".to_owned(), "six=[2001:db8::1]".to_owned()];
+        let extra = [
+            "foo:1.2.3.4".to_owned(),
+            "hg:host-gateway".to_owned(),
+            "six=[2001:db8::1]".to_owned(),
+        ];
         let wanted = HostsFile {
             hostname: "web",
             domainname: "example.com",
@@ -257,11 +318,22 @@ mod tests {
             host_gateway: Some("172.17.0.1".parse().unwrap()),
         };
         let text = hosts_file(&wanted).unwrap();
-        assert!(text.starts_with("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"));
+        assert!(
+            text.starts_with("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+        );
         assert!(text.ends_with("ff02::2\tip6-allrouters\n1.2.3.4\tfoo\n172.17.0.1\thg\n2001:db8::1\tsix\n172.17.0.2\tweb.example.com web\n"));
-        for (bad, gateway) in [("foo", None), ("foo:bar", None), (":1.2.3.4", None), ("a b:1.2.3.4", None), ("x:host-gateway", None)] {
+        for (bad, gateway) in [
+            ("foo", None),
+            ("foo:bar", None),
+            (":1.2.3.4", None),
+            ("a b:1.2.3.4", None),
+            ("x:host-gateway", None),
+        ] {
             assert!(extra_host(bad, gateway).is_err(), "{bad}");
         }
-        assert_eq!(hosts_file_of_host("127.0.0.1 localhost", &extra[..1], None).unwrap(), "127.0.0.1 localhost\n1.2.3.4\tfoo\n");
+        assert_eq!(
+            hosts_file_of_host("127.0.0.1 localhost", &extra[..1], None).unwrap(),
+            "127.0.0.1 localhost\n1.2.3.4\tfoo\n"
+        );
     }
 }

@@ -23,8 +23,9 @@ use crate::error::NetworkError;
 use crate::model::PublishedPort;
 use crate::netlink::conntrack::protocol_number;
 use crate::netlink::nft::{
-    ADDRESS_LOCAL, CT_STATE, CT_STATUS, Element, Expression, Field, Hook, META_IIFNAME, META_L4PROTO, META_OIFNAME, R0,
-    R1, R2, R4, STATE_KNOWN, STATUS_DNAT, SetKind, SetSpec, Transaction, Verdict,
+    ADDRESS_LOCAL, CT_STATE, CT_STATUS, Element, Expression, Field, Hook, META_IIFNAME,
+    META_L4PROTO, META_OIFNAME, R0, R1, R2, R4, STATE_KNOWN, STATUS_DNAT, SetKind, SetSpec,
+    Transaction, Verdict,
 };
 use crate::netlink::{Failure, Socket};
 
@@ -38,8 +39,13 @@ const fn concat(first: u32, second: u32) -> u32 {
     first << 6 | second
 }
 
-const BRIDGES: SetSpec =
-    SetSpec { name: "bridges", key_type: TYPE_IFNAME, key_length: 16, data: None, kind: SetKind::Exact };
+const BRIDGES: SetSpec = SetSpec {
+    name: "bridges",
+    key_type: TYPE_IFNAME,
+    key_length: 16,
+    data: None,
+    kind: SetKind::Exact,
+};
 const PEERS: SetSpec = SetSpec {
     name: "peers",
     key_type: concat(TYPE_IFNAME, TYPE_IFNAME),
@@ -47,8 +53,13 @@ const PEERS: SetSpec = SetSpec {
     data: None,
     kind: SetKind::Exact,
 };
-const SUBNETS: SetSpec =
-    SetSpec { name: "subnets", key_type: TYPE_ADDRESS, key_length: 4, data: None, kind: SetKind::Interval };
+const SUBNETS: SetSpec = SetSpec {
+    name: "subnets",
+    key_type: TYPE_ADDRESS,
+    key_length: 4,
+    data: None,
+    kind: SetKind::Interval,
+};
 const PUBLISHED: SetSpec = SetSpec {
     name: "published",
     key_type: concat(TYPE_PROTOCOL, TYPE_SERVICE),
@@ -122,23 +133,40 @@ fn value_of(address: Ipv4Addr, port: &PublishedPort) -> Vec<u8> {
 impl Firewall {
     /// Nothing is sent before [`Firewall::install`].
     pub(crate) fn new(plan: FirewallPlan) -> Result<Firewall, NetworkError> {
-        Ok(Firewall { socket: Socket::netfilter()?, plan, published: BTreeMap::new() })
+        Ok(Firewall {
+            socket: Socket::netfilter()?,
+            plan,
+            published: BTreeMap::new(),
+        })
     }
 
     /// Makes the table, replacing an older one in the same instant.
     pub(crate) fn install(&mut self) -> Result<(), NetworkError> {
         let transaction = build(&self.plan, &self.published);
-        transaction.commit(&mut self.socket).map_err(|failure| self.failed(failure))
+        transaction
+            .commit(&mut self.socket)
+            .map_err(|failure| self.failed(failure))
     }
 
     /// Whether the table is still there and whole.
     pub(crate) fn is_installed(&mut self) -> Result<bool, NetworkError> {
-        let chains = self.socket.chains().map_err(|failure| self.failed(failure))?;
-        Ok(chains.iter().filter(|chain| chain.table == self.plan.table).count() == CHAINS)
+        let chains = self
+            .socket
+            .chains()
+            .map_err(|failure| self.failed(failure))?;
+        Ok(chains
+            .iter()
+            .filter(|chain| chain.table == self.plan.table)
+            .count()
+            == CHAINS)
     }
 
     /// Publishes ports of a container, all or none.
-    pub(crate) fn publish(&mut self, address: Ipv4Addr, ports: &[PublishedPort]) -> Result<(), NetworkError> {
+    pub(crate) fn publish(
+        &mut self,
+        address: Ipv4Addr,
+        ports: &[PublishedPort],
+    ) -> Result<(), NetworkError> {
         self.remember(address, ports);
         let mut transaction = Transaction::new();
         for (map, elements) in by_map(ports, |port| Some(value_of(address, port))) {
@@ -187,7 +215,9 @@ impl Firewall {
         let mut transaction = Transaction::new();
         transaction.add_table(&self.plan.table);
         transaction.delete_table(&self.plan.table);
-        transaction.commit(&mut self.socket).map_err(|failure| self.failed(failure))
+        transaction
+            .commit(&mut self.socket)
+            .map_err(|failure| self.failed(failure))
     }
 
     fn failed(&self, failure: Failure) -> NetworkError {
@@ -202,13 +232,21 @@ fn by_map(
     let mut maps: BTreeMap<&'static str, Vec<Element>> = BTreeMap::new();
     for port in ports {
         let (map, key) = key_of(port);
-        maps.entry(map).or_default().push(Element { key, data: data(port), interval_end: false });
+        maps.entry(map).or_default().push(Element {
+            key,
+            data: data(port),
+            interval_end: false,
+        });
     }
     maps
 }
 
 fn plain(key: &[u8]) -> Element {
-    Element { key: key.to_vec(), data: None, interval_end: false }
+    Element {
+        key: key.to_vec(),
+        data: None,
+        interval_end: false,
+    }
 }
 
 fn interval(subnet: Subnet) -> [Element; 2] {
@@ -216,7 +254,11 @@ fn interval(subnet: Subnet) -> [Element; 2] {
     let after = u32::from(subnet.broadcast()).wrapping_add(1);
     [
         plain(&subnet.network().octets()),
-        Element { key: after.to_be_bytes().to_vec(), data: None, interval_end: true },
+        Element {
+            key: after.to_be_bytes().to_vec(),
+            data: None,
+            interval_end: true,
+        },
     ]
 }
 
@@ -240,7 +282,11 @@ fn build(plan: &FirewallPlan, published: &BTreeMap<PublishedKey, Vec<u8>>) -> Tr
         let elements: Vec<Element> = published
             .iter()
             .filter(|((name, _), _)| *name == map)
-            .map(|((_, key), value)| Element { key: key.clone(), data: Some(value.clone()), interval_end: false })
+            .map(|((_, key), value)| Element {
+                key: key.clone(),
+                data: Some(value.clone()),
+                interval_end: false,
+            })
             .collect();
         t.add_elements(table, map, &elements);
     }
@@ -260,19 +306,28 @@ fn build(plan: &FirewallPlan, published: &BTreeMap<PublishedKey, Vec<u8>>) -> Tr
 /// The address in register 8 is of 127.0.0.0/8.
 fn loopback(field: Field) -> [Expression; 3] {
     [
-        Expression::Payload { field, register: R0 },
+        Expression::Payload {
+            field,
+            register: R0,
+        },
         Expression::Mask([255, 0, 0, 0]),
         Expression::Equal(vec![127, 0, 0, 0]),
     ]
 }
 
 fn to_host() -> [Expression; 2] {
-    [Expression::FibDestinationType, Expression::Equal(ADDRESS_LOCAL.to_ne_bytes().to_vec())]
+    [
+        Expression::FibDestinationType,
+        Expression::Equal(ADDRESS_LOCAL.to_ne_bytes().to_vec()),
+    ]
 }
 
 /// `ct` masked is not zero.
 fn ct(key: u32, mask: u32) -> [Expression; 2] {
-    [Expression::Ct { key, mask }, Expression::NotEqual(vec![0; 4])]
+    [
+        Expression::Ct { key, mask },
+        Expression::NotEqual(vec![0; 4]),
+    ]
 }
 
 fn interface(key: u32) -> Expression {
@@ -287,8 +342,15 @@ fn jump(chain: &str) -> Expression {
 fn rules(masquerade: bool) -> Vec<(&'static str, Vec<Expression>)> {
     let from_bridge = || vec![interface(META_IIFNAME), Expression::InSet(BRIDGES.name)];
     let to_bridge = || vec![interface(META_OIFNAME), Expression::InSet(BRIDGES.name)];
-    let from_subnet =
-        || vec![Expression::Payload { field: Field::SourceAddress, register: R0 }, Expression::InSet(SUBNETS.name)];
+    let from_subnet = || {
+        vec![
+            Expression::Payload {
+                field: Field::SourceAddress,
+                register: R0,
+            },
+            Expression::InSet(SUBNETS.name),
+        ]
+    };
     let then = |mut rule: Vec<Expression>, more: &[Expression]| {
         rule.extend_from_slice(more);
         rule
@@ -297,17 +359,44 @@ fn rules(masquerade: bool) -> Vec<(&'static str, Vec<Expression>)> {
     let dnat_status = || ct(CT_STATUS, STATUS_DNAT).to_vec();
 
     let mut rules = vec![
-        ("guard", then(then(from_bridge(), &loopback(Field::DestinationAddress)), &verdict(Verdict::Drop))),
-        ("guard", then(then(from_bridge(), &loopback(Field::SourceAddress)), &verdict(Verdict::Drop))),
-        ("prerouting", then(loopback(Field::DestinationAddress).to_vec(), &verdict(Verdict::Return))),
+        (
+            "guard",
+            then(
+                then(from_bridge(), &loopback(Field::DestinationAddress)),
+                &verdict(Verdict::Drop),
+            ),
+        ),
+        (
+            "guard",
+            then(
+                then(from_bridge(), &loopback(Field::SourceAddress)),
+                &verdict(Verdict::Drop),
+            ),
+        ),
+        (
+            "prerouting",
+            then(
+                loopback(Field::DestinationAddress).to_vec(),
+                &verdict(Verdict::Return),
+            ),
+        ),
         ("prerouting", then(to_host().to_vec(), &[jump("publish")])),
         ("output", then(to_host().to_vec(), &[jump("publish")])),
         (
             "publish",
             vec![
-                Expression::Payload { field: Field::DestinationAddress, register: R0 },
-                Expression::Meta { key: META_L4PROTO, register: R1 },
-                Expression::Payload { field: Field::DestinationPort, register: R2 },
+                Expression::Payload {
+                    field: Field::DestinationAddress,
+                    register: R0,
+                },
+                Expression::Meta {
+                    key: META_L4PROTO,
+                    register: R1,
+                },
+                Expression::Payload {
+                    field: Field::DestinationPort,
+                    register: R2,
+                },
                 Expression::Map(PUBLISHED_AT.name),
                 Expression::Dnat,
             ],
@@ -315,28 +404,59 @@ fn rules(masquerade: bool) -> Vec<(&'static str, Vec<Expression>)> {
         (
             "publish",
             vec![
-                Expression::Meta { key: META_L4PROTO, register: R0 },
-                Expression::Payload { field: Field::DestinationPort, register: R1 },
+                Expression::Meta {
+                    key: META_L4PROTO,
+                    register: R0,
+                },
+                Expression::Payload {
+                    field: Field::DestinationPort,
+                    register: R1,
+                },
                 Expression::Map(PUBLISHED.name),
                 Expression::Dnat,
             ],
         ),
     ];
     if masquerade {
-        let elsewhere = [interface(META_OIFNAME), Expression::NotInSet(BRIDGES.name), Expression::Masquerade];
+        let elsewhere = [
+            interface(META_OIFNAME),
+            Expression::NotInSet(BRIDGES.name),
+            Expression::Masquerade,
+        ];
         rules.push(("postrouting", then(from_subnet(), &elsewhere)));
     }
     let back = then(dnat_status(), &to_bridge());
-    rules.push(("postrouting", then(then(back.clone(), &from_subnet()), &[Expression::Masquerade])));
-    rules.push(("postrouting", then(then(back, &loopback(Field::SourceAddress)), &[Expression::Masquerade])));
+    rules.push((
+        "postrouting",
+        then(
+            then(back.clone(), &from_subnet()),
+            &[Expression::Masquerade],
+        ),
+    ));
+    rules.push((
+        "postrouting",
+        then(
+            then(back, &loopback(Field::SourceAddress)),
+            &[Expression::Masquerade],
+        ),
+    ));
     rules.push(("forward", then(to_bridge(), &[jump("inward")])));
-    rules.push(("inward", then(ct(CT_STATE, STATE_KNOWN).to_vec(), &verdict(Verdict::Accept))));
+    rules.push((
+        "inward",
+        then(
+            ct(CT_STATE, STATE_KNOWN).to_vec(),
+            &verdict(Verdict::Accept),
+        ),
+    ));
     rules.push(("inward", then(dnat_status(), &verdict(Verdict::Accept))));
     rules.push((
         "inward",
         vec![
             interface(META_IIFNAME),
-            Expression::Meta { key: META_OIFNAME, register: R4 },
+            Expression::Meta {
+                key: META_OIFNAME,
+                register: R4,
+            },
             Expression::InSet(PEERS.name),
             Expression::Verdict(Verdict::Accept),
         ],

@@ -17,7 +17,10 @@ const DOCKER_USER: &str = "DOCKER-USER";
 const DIRECTIONS: [Direction; 2] = [Direction::In, Direction::Out];
 
 /// Puts the rules where they are needed, and takes them from where they are not. Says in which chain they are.
-pub(crate) fn reconcile(socket: &mut Socket, bridge: &str) -> Result<Option<&'static str>, NetworkError> {
+pub(crate) fn reconcile(
+    socket: &mut Socket,
+    bridge: &str,
+) -> Result<Option<&'static str>, NetworkError> {
     let chains: Vec<Chain> = socket
         .chains()
         .map_err(|failure| failure.on("of nf_tables"))?
@@ -26,10 +29,17 @@ pub(crate) fn reconcile(socket: &mut Socket, bridge: &str) -> Result<Option<&'st
         .collect();
     let has = |name: &str| chains.iter().any(|chain| chain.name == name);
     let mut target = None;
-    if let Some(forward) = chains.iter().find(|chain| chain.name == FORWARD && chain.forwards()) {
+    if let Some(forward) = chains
+        .iter()
+        .find(|chain| chain.name == FORWARD && chain.forwards())
+    {
         let blocks = forward.drops || rules(socket, FORWARD)?.iter().any(|rule| rule.blocks);
         if blocks {
-            target = Some(if has(DOCKER_USER) { DOCKER_USER } else { FORWARD });
+            target = Some(if has(DOCKER_USER) {
+                DOCKER_USER
+            } else {
+                FORWARD
+            });
         }
     }
     for name in [FORWARD, DOCKER_USER] {
@@ -42,10 +52,14 @@ pub(crate) fn reconcile(socket: &mut Socket, bridge: &str) -> Result<Option<&'st
 
 /// Takes the rules out, wherever they are.
 pub(crate) fn remove(socket: &mut Socket, bridge: &str) -> Result<(), NetworkError> {
-    let chains = socket.chains().map_err(|failure| failure.on("of nf_tables"))?;
+    let chains = socket
+        .chains()
+        .map_err(|failure| failure.on("of nf_tables"))?;
     for chain in chains {
         if chain.table == TABLE
-            && let Some(name) = [FORWARD, DOCKER_USER].into_iter().find(|name| *name == chain.name)
+            && let Some(name) = [FORWARD, DOCKER_USER]
+                .into_iter()
+                .find(|name| *name == chain.name)
         {
             adjust(socket, name, bridge, false)?;
         }
@@ -54,18 +68,33 @@ pub(crate) fn remove(socket: &mut Socket, bridge: &str) -> Result<(), NetworkErr
 }
 
 fn rules(socket: &mut Socket, chain: &str) -> Result<Vec<Rule>, NetworkError> {
-    socket.rules(TABLE, chain).map_err(|failure| failure.on(&format!("of {TABLE} {chain}")))
+    socket
+        .rules(TABLE, chain)
+        .map_err(|failure| failure.on(&format!("of {TABLE} {chain}")))
 }
 
 /// Makes a chain have both rules, or neither.
-fn adjust(socket: &mut Socket, chain: &'static str, bridge: &str, wanted: bool) -> Result<(), NetworkError> {
+fn adjust(
+    socket: &mut Socket,
+    chain: &'static str,
+    bridge: &str,
+    wanted: bool,
+) -> Result<(), NetworkError> {
     let present = rules(socket, chain)?;
     let mut transaction = Transaction::new();
     let mut changes = false;
     // Rules of the host's own come first; a rule that ends the chain must come after.
-    let last = present.iter().rev().take_while(|rule| rule.unconditional).last();
+    let last = present
+        .iter()
+        .rev()
+        .take_while(|rule| rule.unconditional)
+        .last();
     for direction in DIRECTIONS {
-        let says_so = |rule: &&Rule| rule.accepts.as_ref().is_some_and(|(d, name)| *d == direction && name == bridge);
+        let says_so = |rule: &&Rule| {
+            rule.accepts
+                .as_ref()
+                .is_some_and(|(d, name)| *d == direction && name == bridge)
+        };
         let mut found = present.iter().filter(says_so);
         if wanted && found.next().is_none() {
             let rule = iptables_accept(direction, bridge);
@@ -84,5 +113,7 @@ fn adjust(socket: &mut Socket, chain: &'static str, bridge: &str, wanted: bool) 
     if !changes {
         return Ok(());
     }
-    transaction.commit(socket).map_err(|failure| failure.on(&format!("in {TABLE} {chain}")))
+    transaction
+        .commit(socket)
+        .map_err(|failure| failure.on(&format!("in {TABLE} {chain}")))
 }

@@ -43,7 +43,11 @@ pub(crate) struct Ipam {
 impl Ipam {
     /// `subnet.address` is the gateway's, which is never given.
     pub(crate) fn new(subnet: Subnet) -> Ipam {
-        Ipam { subnet, next: u32::from(subnet.network()) + 1, leases: HashMap::new() }
+        Ipam {
+            subnet,
+            next: u32::from(subnet.network()) + 1,
+            leases: HashMap::new(),
+        }
     }
 
     /// First and last address that containers may have; empty when the first is after the last.
@@ -69,13 +73,25 @@ impl Ipam {
     /// Takes a free address, for an interface that is about to be made.
     pub(crate) fn lease(&mut self) -> Option<Ipv4Addr> {
         let (first, last) = self.range();
-        let start = if (first..=last).contains(&self.next) { self.next } else { first };
+        let start = if (first..=last).contains(&self.next) {
+            self.next
+        } else {
+            first
+        };
         let free = (start..=last)
             .chain(first..start)
             .map(Ipv4Addr::from)
-            .find(|address| *address != self.subnet.address && !self.leases.contains_key(address))?;
+            .find(|address| {
+                *address != self.subnet.address && !self.leases.contains_key(address)
+            })?;
         self.next = u32::from(free) + 1;
-        self.leases.insert(free, Lease { held: true, link: Link::Building });
+        self.leases.insert(
+            free,
+            Lease {
+                held: true,
+                link: Link::Building,
+            },
+        );
         Some(free)
     }
 
@@ -132,7 +148,11 @@ impl Ipam {
     }
 
     fn free_if_unused(&mut self, address: Ipv4Addr) {
-        if self.leases.get(&address).is_some_and(|lease| !lease.held && lease.link == Link::Gone) {
+        if self
+            .leases
+            .get(&address)
+            .is_some_and(|lease| !lease.held && lease.link == Link::Gone)
+        {
             self.leases.remove(&address);
         }
     }
@@ -186,7 +206,11 @@ mod tests {
     #[test]
     fn lost_events_are_made_up_for() {
         let mut ipam = ipam();
-        let (a, b, c) = (ipam.lease().unwrap(), ipam.lease().unwrap(), ipam.lease().unwrap());
+        let (a, b, c) = (
+            ipam.lease().unwrap(),
+            ipam.lease().unwrap(),
+            ipam.lease().unwrap(),
+        );
         ipam.built(a);
         ipam.built(b);
         ipam.release(a);
@@ -203,7 +227,10 @@ mod tests {
     #[test]
     fn names() {
         assert_eq!(interface_name(Ipv4Addr::new(172, 17, 0, 2)), "kkac110002");
-        assert_eq!(interface_address("kkac110002"), Some(Ipv4Addr::new(172, 17, 0, 2)));
+        assert_eq!(
+            interface_address("kkac110002"),
+            Some(Ipv4Addr::new(172, 17, 0, 2))
+        );
         for other in ["kkt1", "eth0", "kkac11000", "kkac1100021", "kkzz110002"] {
             assert_eq!(interface_address(other), None);
         }

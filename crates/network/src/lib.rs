@@ -19,6 +19,7 @@ mod config;
 mod error;
 mod files;
 mod firewall;
+mod flows;
 mod foreign;
 mod ipam;
 mod model;
@@ -35,10 +36,11 @@ mod watch;
 pub use config::{NetworkConfig, ParseSubnetError, PoolSize, Subnet, default_address_pools};
 pub use error::{NetworkError, PortError};
 pub use files::{
-    DnsOptions, ExtraHostError, HostResolver, HostsFile, ResolverReach, extra_host, hosts_file, hosts_file_of_host,
-    resolv_conf,
+    DnsOptions, ExtraHostError, HostResolver, HostsFile, ResolverReach, extra_host, hosts_file,
+    hosts_file_of_host, resolv_conf,
 };
 pub use model::{
-    Endpoint, EndpointRecord, EndpointRequest, MacAddress, NetworkDriver, NetworkInfo, ParseMacError, PublishedPort,
+    Endpoint, EndpointRecord, EndpointRequest, MacAddress, NetworkDriver, NetworkInfo,
+    ParseMacError, PublishedPort,
 };
 pub use service::NetworkService;

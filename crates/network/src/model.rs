@@ -53,7 +53,8 @@ impl FromStr for MacAddress {
                 *byte = u8::from_str_radix(part, 16).ok()?;
             }
             // A multicast address or none at all cannot be an interface's.
-            (parts.next().is_none() && bytes[0] & 1 == 0 && bytes != [0; 6]).then_some(MacAddress(bytes))
+            (parts.next().is_none() && bytes[0] & 1 == 0 && bytes != [0; 6])
+                .then_some(MacAddress(bytes))
         };
         parse().ok_or_else(|| ParseMacError(text.chars().take(80).collect()))
     }
@@ -67,7 +68,9 @@ impl serde::Serialize for MacAddress {
 
 impl<'de> serde::Deserialize<'de> for MacAddress {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<MacAddress, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -179,10 +182,33 @@ mod tests {
 
     #[test]
     fn mac_addresses() {
-        assert_eq!(MacAddress::of(Ipv4Addr::new(172, 17, 0, 2)).to_string(), "02:42:ac:11:00:02");
-        assert_eq!("92:d0:c6:0a:29:33".parse::<MacAddress>().unwrap().to_string(), "92:d0:c6:0a:29:33");
-        assert_eq!("92-D0-C6-0A-29-33".parse::<MacAddress>().unwrap().to_string(), "92:d0:c6:0a:29:33");
-        for bad in ["", "1", "92:d0:c6:0a:29", "92:d0:c6:0a:29:33:44", "01:00:00:00:00:01", "00:00:00:00:00:00", "zz:d0:c6:0a:29:33"] {
+        assert_eq!(
+            MacAddress::of(Ipv4Addr::new(172, 17, 0, 2)).to_string(),
+            "02:42:ac:11:00:02"
+        );
+        assert_eq!(
+            "92:d0:c6:0a:29:33"
+                .parse::<MacAddress>()
+                .unwrap()
+                .to_string(),
+            "92:d0:c6:0a:29:33"
+        );
+        assert_eq!(
+            "92-D0-C6-0A-29-33"
+                .parse::<MacAddress>()
+                .unwrap()
+                .to_string(),
+            "92:d0:c6:0a:29:33"
+        );
+        for bad in [
+            "",
+            "1",
+            "92:d0:c6:0a:29",
+            "92:d0:c6:0a:29:33:44",
+            "01:00:00:00:00:01",
+            "00:00:00:00:00:00",
+            "zz:d0:c6:0a:29:33",
+        ] {
             assert!(bad.parse::<MacAddress>().is_err(), "{bad}");
         }
     }

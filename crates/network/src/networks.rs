@@ -11,8 +11,11 @@ use crate::model::{EndpointRecord, NetworkDriver, NetworkInfo};
 const VERSION: u32 = 1;
 const BRIDGE: &str = "bridge";
 /// Every network, as Docker orders them.
-const ALL: [(&str, NetworkDriver); 3] =
-    [(BRIDGE, NetworkDriver::Bridge), ("host", NetworkDriver::Host), ("none", NetworkDriver::Null)];
+const ALL: [(&str, NetworkDriver); 3] = [
+    (BRIDGE, NetworkDriver::Bridge),
+    ("host", NetworkDriver::Host),
+    ("none", NetworkDriver::Null),
+];
 
 /// A network's row.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -51,15 +54,32 @@ impl Networks {
         }
         let networks = ALL.map(|(name, driver)| {
             match rows.iter().find(|(_, document)| document.name == name) {
-                Some((id, document)) => Network { id: *id, driver, document: document.clone(), saved: true },
+                Some((id, document)) => Network {
+                    id: *id,
+                    driver,
+                    document: document.clone(),
+                    saved: true,
+                },
                 None => {
                     let created = Timestamp::now();
-                    let document = Document { version: VERSION, name: name.to_owned(), created, subnet: None };
-                    Network { id: NetworkId::random(), driver, document, saved: false }
+                    let document = Document {
+                        version: VERSION,
+                        name: name.to_owned(),
+                        created,
+                        subnet: None,
+                    };
+                    Network {
+                        id: NetworkId::random(),
+                        driver,
+                        document,
+                        saved: false,
+                    }
                 }
             }
         });
-        Ok(Networks { networks: networks.into() })
+        Ok(Networks {
+            networks: networks.into(),
+        })
     }
 
     /// The subnet that the bridge had.
@@ -77,7 +97,11 @@ impl Networks {
         }
         let mut changes = Vec::new();
         for network in self.networks.iter_mut().filter(|network| !network.saved) {
-            changes.push(Change::put_json(Table::Networks, network.id.to_string(), &network.document)?);
+            changes.push(Change::put_json(
+                Table::Networks,
+                network.id.to_string(),
+                &network.document,
+            )?);
             network.saved = true;
         }
         if !changes.is_empty() {
@@ -105,8 +129,16 @@ impl Networks {
                 driver: network.driver,
                 created: network.document.created,
                 subnet: is_bridge.then_some(subnet),
-                options: if is_bridge { options(config) } else { Vec::new() },
-                endpoints: if is_bridge { endpoints.to_vec() } else { Vec::new() },
+                options: if is_bridge {
+                    options(config)
+                } else {
+                    Vec::new()
+                },
+                endpoints: if is_bridge {
+                    endpoints.to_vec()
+                } else {
+                    Vec::new()
+                },
             }
         };
         self.networks.iter().map(describe).collect()
@@ -116,10 +148,22 @@ impl Networks {
 /// The bridge's options under Docker's names.
 fn options(config: &NetworkConfig) -> Vec<(String, String)> {
     [
-        ("com.docker.network.bridge.default_bridge", "true".to_owned()),
-        ("com.docker.network.bridge.enable_icc", config.inter_container.to_string()),
-        ("com.docker.network.bridge.enable_ip_masquerade", config.masquerade.to_string()),
-        ("com.docker.network.bridge.host_binding_ipv4", config.host_binding.to_string()),
+        (
+            "com.docker.network.bridge.default_bridge",
+            "true".to_owned(),
+        ),
+        (
+            "com.docker.network.bridge.enable_icc",
+            config.inter_container.to_string(),
+        ),
+        (
+            "com.docker.network.bridge.enable_ip_masquerade",
+            config.masquerade.to_string(),
+        ),
+        (
+            "com.docker.network.bridge.host_binding_ipv4",
+            config.host_binding.to_string(),
+        ),
         ("com.docker.network.bridge.name", config.bridge.clone()),
         ("com.docker.network.driver.mtu", config.mtu.to_string()),
     ]

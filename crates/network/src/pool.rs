@@ -19,10 +19,10 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 use crate::bridge::Bridge;
 use crate::config::{NetworkConfig, PoolSize, Subnet};
 use crate::error::NetworkError;
+use crate::flows::FlowCleaner;
 use crate::ipam::{Ipam, interface_name};
 use crate::model::MacAddress;
-use crate::netlink::conntrack::Flows;
-use crate::netlink::route::{LOOPBACK, Veth};
+use crate::netlink::route::{LOOPBACK, PortMode, Veth};
 use crate::netlink::{Batch, Socket};
 use crate::sysctl;
 
@@ -60,8 +60,8 @@ pub(crate) struct Remains {
     /// Absent when a daemon before us made it.
     pub(crate) netns: Option<OwnedFd>,
     pub(crate) address: Ipv4Addr,
-    /// Whether connections to it may be tracked from outside.
-    pub(crate) forget_flows: bool,
+    /// Whether UDP may still be on its way to it.
+    pub(crate) had_udp: bool,
 }
 
 /// Addresses, shared with the thread that hears of dying interfaces.
@@ -73,7 +73,10 @@ pub(crate) struct SharedIpam {
 
 impl SharedIpam {
     pub(crate) fn new(subnet: Subnet) -> SharedIpam {
-        SharedIpam { ipam: Mutex::new(Ipam::new(subnet)), freed: Condvar::new() }
+        SharedIpam {
+            ipam: Mutex::new(Ipam::new(subnet)),
+            freed: Condvar::new(),
+        }
     }
 
     /// Changes the addresses; whoever waits for one looks again.
@@ -91,13 +94,20 @@ impl SharedIpam {
                 return Some(address);
             }
             let left = deadline.checked_duration_since(Instant::now())?;
-            ipam = self.freed.wait_timeout(ipam, left).unwrap_or_else(PoisonError::into_inner).0;
+            ipam = self
+                .freed
+                .wait_timeout(ipam, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }
 
 enum Request {
-    Bridged(Option<MacAddress>, SyncSender<Result<Prepared, NetworkError>>),
+    Bridged(
+        Option<MacAddress>,
+        SyncSender<Result<Prepared, NetworkError>>,
+    ),
     Isolated(SyncSender<Result<OwnedFd, NetworkError>>),
 }
 
@@ -112,7 +122,12 @@ struct Stock<T> {
 
 impl<T> Stock<T> {
     fn new(size: PoolSize) -> Stock<T> {
-        Stock { ready: VecDeque::new(), target: size.min, size, last_miss: Instant::now() }
+        Stock {
+            ready: VecDeque::new(),
+            target: size.min,
+            size,
+            last_miss: Instant::now(),
+        }
     }
 
     fn take(&mut self) -> Option<T> {
@@ -138,7 +153,9 @@ impl<T> Stock<T> {
             self.target = (self.target / 2).max(self.size.min);
             self.last_miss = now;
         }
-        self.ready.drain(self.target.min(self.ready.len())..).collect()
+        self.ready
+            .drain(self.target.min(self.ready.len())..)
+            .collect()
     }
 }
 
@@ -155,7 +172,9 @@ struct State {
 
 impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("State").field("bridged", &self.bridged.ready.len()).finish_non_exhaustive()
+        f.debug_struct("State")
+            .field("bridged", &self.bridged.ready.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -180,9 +199,17 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// Starts the thread, in the network namespace of the caller.
-    pub(crate) fn start(config: &NetworkConfig, bridge: &Bridge, ipam: Arc<SharedIpam>) -> Result<Pool, NetworkError> {
+    pub(crate) fn start(
+        config: &NetworkConfig,
+        bridge: &Bridge,
+        ipam: Arc<SharedIpam>,
+        flows: Arc<FlowCleaner>,
+    ) -> Result<Pool, NetworkError> {
         let limit = ipam.with(|ipam| ipam.capacity()) / 8;
-        let size = PoolSize { min: config.pool.min.min(limit), max: config.pool.max.min(limit) };
+        let size = PoolSize {
+            min: config.pool.min.min(limit),
+            max: config.pool.max.min(limit),
+        };
         let now = Instant::now();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
@@ -200,7 +227,7 @@ impl Pool {
         let worker = Worker {
             shared: Arc::clone(&shared),
             maker: Maker::new(config, bridge)?,
-            flows: Socket::netfilter()?,
+            flows,
             ipam,
             subnet: bridge.subnet,
         };
@@ -209,7 +236,10 @@ impl Pool {
             .stack_size(256 * 1024)
             .spawn(move || worker.run())
             .map_err(|source| NetworkError::kernel("start the network thread", source))?;
-        Ok(Pool { shared, thread: Some(thread) })
+        Ok(Pool {
+            shared,
+            thread: Some(thread),
+        })
     }
 
     /// A namespace on the bridge; at once when one is ready.
@@ -303,14 +333,24 @@ impl State {
         let may_fill = self.retry_at.is_none_or(|at| at <= now);
         let mut wait = SHRINK_AFTER;
         for (wants, low, task) in [
-            (self.bridged.wants(), self.bridged.is_low(), Task::FillBridged),
-            (self.isolated.wants(), self.isolated.is_low(), Task::FillIsolated),
+            (
+                self.bridged.wants(),
+                self.bridged.is_low(),
+                Task::FillBridged,
+            ),
+            (
+                self.isolated.wants(),
+                self.isolated.is_low(),
+                Task::FillIsolated,
+            ),
         ] {
             if wants && may_fill && (low || quiet >= REFILL_DELAY) {
                 return task;
             }
             if wants {
-                let pause = self.retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
+                let pause = self
+                    .retry_at
+                    .map_or(Duration::ZERO, |at| at.saturating_duration_since(now));
                 wait = wait.min(REFILL_DELAY.saturating_sub(quiet).max(pause));
             }
         }
@@ -319,7 +359,9 @@ impl State {
             if quiet >= BURY_DELAY || age >= BURY_DEADLINE || self.remains.len() >= BURY_COUNT {
                 return Task::Bury(std::mem::take(&mut self.remains));
             }
-            wait = wait.min(BURY_DELAY.saturating_sub(quiet)).min(BURY_DEADLINE.saturating_sub(age));
+            wait = wait
+                .min(BURY_DELAY.saturating_sub(quiet))
+                .min(BURY_DEADLINE.saturating_sub(age));
         }
         let (bridged, isolated) = (self.bridged.surplus(now), self.isolated.surplus(now));
         if !bridged.is_empty() || !isolated.is_empty() {
@@ -332,7 +374,7 @@ impl State {
 struct Worker {
     shared: Arc<Shared>,
     maker: Maker,
-    flows: Socket,
+    flows: Arc<FlowCleaner>,
     ipam: Arc<SharedIpam>,
     subnet: Subnet,
 }
@@ -374,7 +416,12 @@ impl Worker {
                     let mut state = self.shared.lock();
                     // Looked at again under the lock: a request may have come since.
                     if state.requests.is_empty() && !state.closed {
-                        state = self.shared.changed.wait_timeout(state, time).unwrap_or_else(PoisonError::into_inner).0;
+                        state = self
+                            .shared
+                            .changed
+                            .wait_timeout(state, time)
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .0;
                     }
                     drop(state);
                 }
@@ -389,7 +436,9 @@ impl Worker {
             self.bury(remains);
             self.ipam.lease_within(wait)
         });
-        let address = leased.ok_or(NetworkError::NoAddress { subnet: self.subnet })?;
+        let address = leased.ok_or(NetworkError::NoAddress {
+            subnet: self.subnet,
+        })?;
         match self.maker.bridged(address, mac) {
             Ok(prepared) => {
                 self.ipam.with(|ipam| ipam.built(address));
@@ -415,11 +464,17 @@ impl Worker {
     }
 
     fn bury(&mut self, remains: Vec<Remains>) {
-        for Remains { netns, address, forget_flows } in remains {
-            if forget_flows && let Err(failure) = self.flows.forget_flows(&Flows::AnsweredBy(address)) {
-                tracing::debug!(error = %failure.on("of a container"), "tracked connections stay");
+        for Remains {
+            netns,
+            address,
+            had_udp,
+        } in remains
+        {
+            if had_udp {
+                self.flows.gone(address);
+            } else {
+                self.ipam.with(|ipam| ipam.release(address));
             }
-            self.ipam.with(|ipam| ipam.release(address));
             drop(netns);
         }
     }
@@ -460,14 +515,20 @@ impl Maker {
         let ((), netns) = self.in_new_netns(|_, _| {
             let mut batch = Batch::new();
             batch.up(LOOPBACK);
-            Socket::route()?.transact(&batch).map_err(|failure| failure.on("lo"))?;
+            Socket::route()?
+                .transact(&batch)
+                .map_err(|failure| failure.on("lo"))?;
             container_sysctls()
         })?;
         Ok(netns)
     }
 
     /// On error, says whether the interface had been made.
-    fn bridged(&mut self, address: Ipv4Addr, mac: Option<MacAddress>) -> Result<Prepared, (NetworkError, bool)> {
+    fn bridged(
+        &mut self,
+        address: Ipv4Addr,
+        mac: Option<MacAddress>,
+    ) -> Result<Prepared, (NetworkError, bool)> {
         let interface = interface_name(address);
         let own_mac = mac.unwrap_or(MacAddress::of(address));
         let mut made = false;
@@ -477,13 +538,23 @@ impl Maker {
             maker.set_up(&interface, address, mac.is_some())
         });
         match wired {
-            Ok(((), netns)) => Ok(Prepared { netns, address, mac: own_mac, interface }),
+            Ok(((), netns)) => Ok(Prepared {
+                netns,
+                address,
+                mac: own_mac,
+                interface,
+            }),
             Err(error) => Err((error, made)),
         }
     }
 
     /// The host's side.
-    fn connect(&mut self, interface: &str, netns: BorrowedFd<'_>, mac: MacAddress) -> Result<(), NetworkError> {
+    fn connect(
+        &mut self,
+        interface: &str,
+        netns: BorrowedFd<'_>,
+        mac: MacAddress,
+    ) -> Result<(), NetworkError> {
         let mut batch = Batch::new();
         batch.add_veth(&Veth {
             host_name: interface,
@@ -493,26 +564,38 @@ impl Maker {
             name: CONTAINER_INTERFACE,
             mac,
         });
-        batch.up_port(interface, self.ipv6);
-        self.host.transact(&batch).map_err(|failure| failure.on(interface))?;
-        if !self.inter_container {
-            let link = self.host.link(interface).map_err(|failure| failure.on(interface))?;
-            let index = link.ok_or(NetworkError::Malformed("the look-up of a veth"))?.index;
-            let mut batch = Batch::new();
-            batch.isolate_port(index);
-            self.host.transact(&batch).map_err(|failure| failure.on(interface))?;
-        }
-        Ok(())
+        batch.up_port(
+            interface,
+            PortMode {
+                isolated: !self.inter_container,
+                ipv6: self.ipv6,
+            },
+        );
+        self.host
+            .transact(&batch)
+            .map_err(|failure| failure.on(interface))
     }
 
     /// The container's side; the thread is in its namespace.
-    fn set_up(&self, interface: &str, address: Ipv4Addr, announce: bool) -> Result<(), NetworkError> {
+    fn set_up(
+        &self,
+        interface: &str,
+        address: Ipv4Addr,
+        announce: bool,
+    ) -> Result<(), NetworkError> {
         let mut socket = Socket::route()?;
-        let fail = |failure: crate::netlink::Failure| failure.on(&format!("{CONTAINER_INTERFACE} of {interface}"));
+        let fail = |failure: crate::netlink::Failure| {
+            failure.on(&format!("{CONTAINER_INTERFACE} of {interface}"))
+        };
         let link = socket.link(CONTAINER_INTERFACE).map_err(fail)?;
-        let index = link.ok_or(NetworkError::Malformed("the look-up of a veth"))?.index;
+        let index = link
+            .ok_or(NetworkError::Malformed("the look-up of a veth"))?
+            .index;
         if self.ipv6 {
-            sysctl::write(&format!("ipv6/conf/{CONTAINER_INTERFACE}/disable_ipv6"), "1")?;
+            sysctl::write(
+                &format!("ipv6/conf/{CONTAINER_INTERFACE}/disable_ipv6"),
+                "1",
+            )?;
         }
         if announce {
             // Neighbours may know the address with another owner's MAC address.
@@ -540,7 +623,9 @@ impl Maker {
             Ok((result, OwnedFd::from(netns)))
         });
         move_into_link_name_space(self.host_netns.as_fd(), Some(LinkNameSpaceType::Network))
-            .map_err(|errno| NetworkError::kernel("return to the host's network namespace", errno))?;
+            .map_err(|errno| {
+                NetworkError::kernel("return to the host's network namespace", errno)
+            })?;
         outcome
     }
 }
@@ -551,7 +636,10 @@ fn container_sysctls() -> Result<(), NetworkError> {
     sysctl::write("ipv4/ping_group_range", "0 2147483647")
 }
 
-#[expect(deprecated, reason = "the replacement is unsafe because of flags other than this one")]
+#[expect(
+    deprecated,
+    reason = "the replacement is unsafe because of flags other than this one"
+)]
 fn unshare_netns() -> Result<(), NetworkError> {
     rustix::thread::unshare(UnshareFlags::NEWNET)
         .map_err(|errno| NetworkError::kernel("create a network namespace", errno))

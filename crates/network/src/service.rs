@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,11 +17,11 @@ use crate::bridge::{self, Bridge};
 use crate::config::{NetworkConfig, Subnet};
 use crate::error::{NetworkError, PortError};
 use crate::firewall::{Firewall, FirewallPlan};
+use crate::flows::FlowCleaner;
 use crate::foreign;
 use crate::ipam::{interface_address, interface_name};
-use crate::model::{Endpoint, EndpointRecord, EndpointRequest, NetworkInfo};
+use crate::model::{Endpoint, EndpointRecord, EndpointRequest, NetworkInfo, PublishedPort};
 use crate::netlink::Socket;
-use crate::netlink::conntrack::Flows;
 use crate::networks::Networks;
 use crate::pool::{Pool, Remains, SharedIpam};
 use crate::ports::Ports;
@@ -61,7 +61,7 @@ pub struct NetworkService {
     networks: Networks,
     ports: Mutex<Ports>,
     endpoints: Mutex<HashMap<EndpointId, Attached>>,
-    flows: Mutex<Socket>,
+    flows: Arc<FlowCleaner>,
     running: Mutex<Option<Running>>,
     /// Opened with the service, so that nothing is missed before `adopt`.
     watch: Mutex<Option<Watch>>,
@@ -76,7 +76,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl NetworkService {
     /// Makes or takes over the bridge, and loads or chooses the networks' identifiers (rows of `database`).
     /// Nothing of an earlier daemon's containers is touched; call [`NetworkService::adopt`] next, once, before anything else.
-    pub fn open(config: NetworkConfig, database: &Database) -> Result<NetworkService, NetworkError> {
+    pub fn open(
+        config: NetworkConfig,
+        database: &Database,
+    ) -> Result<NetworkService, NetworkError> {
         let claim = claim(&config.bridge)?;
         let watch = Watch::open()?;
         let mut route = Socket::route()?;
@@ -90,8 +93,10 @@ impl NetworkService {
             masquerade: config.masquerade,
             inter_container: config.inter_container,
         })?;
+        let ipam = Arc::new(SharedIpam::new(bridge.subnet));
+        let flows = Arc::new(FlowCleaner::new(Arc::clone(&ipam))?);
         let core = Core {
-            ipam: Arc::new(SharedIpam::new(bridge.subnet)),
+            ipam,
             config,
             bridge,
             firewall: Mutex::new(firewall),
@@ -103,7 +108,7 @@ impl NetworkService {
             networks,
             ports: Mutex::new(Ports::new(Ports::kernel_range())),
             endpoints: Mutex::new(HashMap::new()),
-            flows: Mutex::new(Socket::netfilter()?),
+            flows,
             running: Mutex::new(None),
             watch: Mutex::new(Some(watch)),
             _claim: claim,
@@ -117,7 +122,8 @@ impl NetworkService {
     pub fn adopt(&self, running: &[EndpointRecord]) -> Result<Vec<NetworkError>, NetworkError> {
         let watch = lock(&self.watch).take().ok_or(NetworkError::NotReady)?;
         let alive = self.core.living_interfaces()?;
-        let leftover = |address: &&Ipv4Addr| !running.iter().any(|record| record.address == **address);
+        let leftover =
+            |address: &&Ipv4Addr| !running.iter().any(|record| record.address == **address);
         self.core.ipam.with(|ipam| {
             for address in alive.iter().filter(leftover) {
                 ipam.claim(*address, false, true);
@@ -130,30 +136,50 @@ impl NetworkService {
         for record in running {
             let record = self.reclaim_ports(record, &mut lost);
             lock(&self.core.firewall).remember(record.address, &record.ports);
-            lock(&self.endpoints).insert(record.endpoint, Attached { record, netns: None });
+            lock(&self.endpoints).insert(
+                record.endpoint,
+                Attached {
+                    record,
+                    netns: None,
+                },
+            );
         }
         lock(&self.core.firewall).install()?;
         self.core.coexist()?;
         let watching = watch.start(Arc::clone(&self.core) as Arc<dyn Listener>)?;
-        let pool = Pool::start(&self.core.config, &self.core.bridge, Arc::clone(&self.core.ipam))?;
-        *lock(&self.running) = Some(Running { pool: Arc::new(pool), _watching: watching });
+        let ipam = Arc::clone(&self.core.ipam);
+        let pool = Pool::start(
+            &self.core.config,
+            &self.core.bridge,
+            ipam,
+            Arc::clone(&self.flows),
+        )?;
+        *lock(&self.running) = Some(Running {
+            pool: Arc::new(pool),
+            _watching: watching,
+        });
         Ok(lost)
     }
 
-    fn reclaim_ports(&self, record: &EndpointRecord, lost: &mut Vec<NetworkError>) -> EndpointRecord {
+    fn reclaim_ports(
+        &self,
+        record: &EndpointRecord,
+        lost: &mut Vec<NetworkError>,
+    ) -> EndpointRecord {
         let mut kept = record.clone();
         let mut ports = lock(&self.ports);
-        kept.ports.retain(|port| match ports.reclaim(port, record.address) {
-            Ok(()) => true,
-            Err(source) => {
-                lost.push(NetworkError::Publish {
-                    name: record.container.short(),
-                    endpoint: record.endpoint,
-                    source,
-                });
-                false
-            }
-        });
+        kept.ports
+            .retain(|port| match ports.reclaim(port, record.address) {
+                Ok(()) => true,
+                Err(source) => {
+                    lost.push(NetworkError::Publish {
+                        name: record.container.short(),
+                        endpoint: record.endpoint,
+                        source,
+                    });
+                    false
+                }
+            });
         kept
     }
 
@@ -175,11 +201,18 @@ impl NetworkService {
             mac: prepared.mac,
             ports: Vec::new(),
         };
-        let wired = self.publish(&request.name, &record, &request.ports).and_then(|ports| {
-            record.ports = ports;
-            prepared.netns.try_clone().map_err(|source| NetworkError::kernel("duplicate a network namespace", source))
-        });
-        let attached = Attached { record: record.clone(), netns: Some(prepared.netns) };
+        let wired =
+            self.publish(&request.name, &record, &request.ports)
+                .and_then(|ports| {
+                    record.ports = ports;
+                    prepared.netns.try_clone().map_err(|source| {
+                        NetworkError::kernel("duplicate a network namespace", source)
+                    })
+                });
+        let attached = Attached {
+            record: record.clone(),
+            netns: Some(prepared.netns),
+        };
         match wired {
             Ok(netns) => {
                 lock(&self.endpoints).insert(record.endpoint, attached);
@@ -200,7 +233,9 @@ impl NetworkService {
 
     /// Takes back a container's ports at once, and its address once the kernel has let go of its interface. Idempotent.
     pub fn release(&self, record: &EndpointRecord) -> Result<(), NetworkError> {
-        let Some(attached) = lock(&self.endpoints).remove(&record.endpoint) else { return Ok(()) };
+        let Some(attached) = lock(&self.endpoints).remove(&record.endpoint) else {
+            return Ok(());
+        };
         let pool = self.pool()?;
         self.take_down(&pool, attached)
     }
@@ -208,19 +243,27 @@ impl NetworkService {
     /// The networks there are: `bridge`, `host`, `none`.
     #[must_use]
     pub fn list(&self) -> Vec<NetworkInfo> {
-        let mut endpoints: Vec<EndpointRecord> =
-            lock(&self.endpoints).values().map(|attached| attached.record.clone()).collect();
+        let mut endpoints: Vec<EndpointRecord> = lock(&self.endpoints)
+            .values()
+            .map(|attached| attached.record.clone())
+            .collect();
         endpoints.sort_by_key(|record| record.address);
-        self.networks.list(&self.core.config, self.core.bridge.subnet, &endpoints)
+        self.networks
+            .list(&self.core.config, self.core.bridge.subnet, &endpoints)
     }
 
     /// One network by name, identifier, or an identifier's unique prefix.
     pub fn inspect(&self, name_or_id: &str) -> Result<NetworkInfo, NetworkError> {
         let all = self.list();
-        if let Some(network) = all.iter().find(|n| n.name == name_or_id || n.id.to_string() == name_or_id) {
+        if let Some(network) = all
+            .iter()
+            .find(|n| n.name == name_or_id || n.id.to_string() == name_or_id)
+        {
             return Ok(network.clone());
         }
-        let mut fitting = all.into_iter().filter(|n| !name_or_id.is_empty() && n.id.to_string().starts_with(name_or_id));
+        let mut fitting = all
+            .into_iter()
+            .filter(|n| !name_or_id.is_empty() && n.id.to_string().starts_with(name_or_id));
         match (fitting.next(), fitting.next()) {
             (Some(network), None) => Ok(network),
             (Some(_), Some(_)) => Err(NetworkError::Ambiguous(name_or_id.to_owned())),
@@ -263,7 +306,10 @@ impl NetworkService {
     }
 
     fn pool(&self) -> Result<Arc<Pool>, NetworkError> {
-        lock(&self.running).as_ref().map(|running| Arc::clone(&running.pool)).ok_or(NetworkError::NotReady)
+        lock(&self.running)
+            .as_ref()
+            .map(|running| Arc::clone(&running.pool))
+            .ok_or(NetworkError::NotReady)
     }
 
     fn publish(
@@ -271,7 +317,7 @@ impl NetworkService {
         name: &str,
         record: &EndpointRecord,
         mappings: &[PortMapping],
-    ) -> Result<Vec<crate::model::PublishedPort>, NetworkError> {
+    ) -> Result<Vec<PublishedPort>, NetworkError> {
         if mappings.is_empty() {
             return Ok(Vec::new());
         }
@@ -287,28 +333,35 @@ impl NetworkService {
             lock(&self.ports).release(&ports);
             return Err(error);
         }
-        let udp: Vec<u16> = ports
-            .iter()
-            .filter(|port| port.container.protocol == Protocol::Udp)
-            .map(|port| port.host_port)
-            .collect();
-        if !udp.is_empty()
-            && let Err(failure) = lock(&self.flows).forget_flows(&Flows::UdpTo(udp))
-        {
-            // Only a client that was sending before the start can tell.
-            tracing::debug!(error = %failure.on("of a published port"), "tracked connections stay");
-        }
+        self.flows.published(
+            ports
+                .iter()
+                .filter(|port| is_udp(port))
+                .map(|port| port.host_port)
+                .collect(),
+        );
         Ok(ports)
     }
 
     fn take_down(&self, pool: &Pool, attached: Attached) -> Result<(), NetworkError> {
         let Attached { record, netns } = attached;
-        let outcome =
-            if record.ports.is_empty() { Ok(()) } else { lock(&self.core.firewall).unpublish(&record.ports) };
+        let outcome = if record.ports.is_empty() {
+            Ok(())
+        } else {
+            lock(&self.core.firewall).unpublish(&record.ports)
+        };
         lock(&self.ports).release(&record.ports);
-        pool.bury(Remains { netns, address: record.address, forget_flows: !record.ports.is_empty() });
+        pool.bury(Remains {
+            netns,
+            address: record.address,
+            had_udp: record.ports.iter().any(is_udp),
+        });
         outcome
     }
+}
+
+fn is_udp(port: &PublishedPort) -> bool {
+    port.container.protocol == Protocol::Udp
 }
 
 /// Takes the name that stands for the bridge in this network namespace.
@@ -327,9 +380,13 @@ fn claim(bridge: &str) -> Result<UnixListener, NetworkError> {
 impl Core {
     /// The addresses whose interfaces are on our bridge.
     fn living_interfaces(&self) -> Result<HashSet<Ipv4Addr>, NetworkError> {
-        let links = lock(&self.route).links().map_err(|failure| failure.on("of the host"))?;
+        let links = lock(&self.route)
+            .links()
+            .map_err(|failure| failure.on("of the host"))?;
         let ours = links.iter().filter(|link| link.master == self.bridge.index);
-        Ok(ours.filter_map(|link| interface_address(&link.name)).collect())
+        Ok(ours
+            .filter_map(|link| interface_address(&link.name))
+            .collect())
     }
 
     /// Makes forwarding work beside another firewall, where that is wanted.
@@ -344,7 +401,11 @@ impl Core {
 
     fn restore_table(&self) -> Result<(), NetworkError> {
         let mut firewall = lock(&self.firewall);
-        if firewall.is_installed()? { Ok(()) } else { firewall.install() }
+        if firewall.is_installed()? {
+            Ok(())
+        } else {
+            firewall.install()
+        }
     }
 }
 
@@ -370,6 +431,3 @@ impl Listener for Core {
         }
     }
 }
-
-// The descriptor of a namespace is what callers hand on; nothing here may need more of it.
-const _: fn(&Endpoint) -> rustix::fd::BorrowedFd<'_> = |endpoint| endpoint.netns.as_fd();

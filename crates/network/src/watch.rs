@@ -43,29 +43,41 @@ pub(crate) struct Watching {
 
 impl Watch {
     pub(crate) fn open() -> Result<Watch, NetworkError> {
-        Ok(Watch { links: Socket::link_events()?, tables: Socket::nft_events()? })
+        Ok(Watch {
+            links: Socket::link_events()?,
+            tables: Socket::nft_events()?,
+        })
     }
 
     /// Starts telling.
     pub(crate) fn start(self, listener: Arc<dyn Listener>) -> Result<Watching, NetworkError> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC)
             .map_err(|errno| NetworkError::kernel("create an eventfd", errno))?;
-        let stopped =
-            stop.try_clone().map_err(|source| NetworkError::kernel("duplicate an eventfd", source))?;
+        let stopped = stop
+            .try_clone()
+            .map_err(|source| NetworkError::kernel("duplicate an eventfd", source))?;
         let thread = std::thread::Builder::new()
             .name("network-watch".into())
             .stack_size(256 * 1024)
             .spawn(move || self.run(&stopped, &*listener))
             .map_err(|source| NetworkError::kernel("start the network watch", source))?;
-        Ok(Watching { stop, thread: Some(thread) })
+        Ok(Watching {
+            stop,
+            thread: Some(thread),
+        })
     }
 
     fn run(mut self, stop: &OwnedFd, listener: &dyn Listener) {
         let mut pending = false;
-        let mut last = Instant::now().checked_sub(PAUSE).unwrap_or_else(Instant::now);
+        let mut last = Instant::now()
+            .checked_sub(PAUSE)
+            .unwrap_or_else(Instant::now);
         loop {
             let timeout = pending.then(|| PAUSE.saturating_sub(last.elapsed()));
-            let ready = match wait([stop.as_fd(), self.links.as_fd(), self.tables.as_fd()], timeout) {
+            let ready = match wait(
+                [stop.as_fd(), self.links.as_fd(), self.tables.as_fd()],
+                timeout,
+            ) {
                 Ok(ready) => ready,
                 Err(errno) => {
                     tracing::error!(%errno, "the network watch has ended");
@@ -115,7 +127,8 @@ impl Watch {
         loop {
             match self.tables.events() {
                 Ok(bytes) => {
-                    foreign |= messages(bytes).any(|m| m.kind == NEWGEN && generation_pid(&m) != own);
+                    foreign |=
+                        messages(bytes).any(|m| m.kind == NEWGEN && generation_pid(&m) != own);
                 }
                 Err(Errno::NOBUFS) => foreign = true,
                 Err(_) => return foreign,
@@ -124,7 +137,10 @@ impl Watch {
     }
 }
 
-fn wait<const N: usize>(fds: [rustix::fd::BorrowedFd<'_>; N], timeout: Option<Duration>) -> Result<[bool; N], Errno> {
+fn wait<const N: usize>(
+    fds: [rustix::fd::BorrowedFd<'_>; N],
+    timeout: Option<Duration>,
+) -> Result<[bool; N], Errno> {
     let timeout = timeout.map(|time| Timespec {
         tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
         tv_nsec: time.subsec_nanos().into(),

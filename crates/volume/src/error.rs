@@ -20,7 +20,9 @@ pub enum VolumeError {
         containers: Vec<String>,
     },
     /// There is no such driver.
-    #[error("create {name}: error looking up volume plugin {driver}: plugin \"{driver}\" not found")]
+    #[error(
+        "create {name}: error looking up volume plugin {driver}: plugin \"{driver}\" not found"
+    )]
     Driver {
         /// The volume.
         name: String,
@@ -99,15 +101,25 @@ impl VolumeError {
         match self {
             VolumeError::NotFound(_) | VolumeError::Driver { .. } => ErrorClass::NotFound,
             VolumeError::InUse { .. } | VolumeError::Conflict { .. } => ErrorClass::Conflict,
-            VolumeError::InvalidOption { .. } | VolumeError::MissingOption { .. } | VolumeError::Unsupported { .. } => {
-                ErrorClass::InvalidArgument
-            }
+            VolumeError::InvalidOption { .. }
+            | VolumeError::MissingOption { .. }
+            | VolumeError::Unsupported { .. } => ErrorClass::InvalidArgument,
             VolumeError::Metadata(error) => error.class(),
-            VolumeError::Mount { .. } | VolumeError::TooDeep { .. } | VolumeError::Io { .. } => ErrorClass::Internal,
+            VolumeError::Mount { .. } | VolumeError::TooDeep { .. } | VolumeError::Io { .. } => {
+                ErrorClass::Internal
+            }
         }
     }
 
-    pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>, source: impl Into<std::io::Error>) -> VolumeError {
-        VolumeError::Io { operation, path: path.into(), source: source.into() }
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+        source: impl Into<std::io::Error>,
+    ) -> VolumeError {
+        VolumeError::Io {
+            operation,
+            path: path.into(),
+            source: source.into(),
+        }
     }
 }

@@ -97,18 +97,32 @@ pub struct VolumeFilter {
 }
 
 fn has_label(labels: &BTreeMap<String, String>, wanted: &(String, Option<String>)) -> bool {
-    labels.get(&wanted.0).is_some_and(|value| wanted.1.as_ref().is_none_or(|v| v == value))
+    labels
+        .get(&wanted.0)
+        .is_some_and(|value| wanted.1.as_ref().is_none_or(|v| v == value))
 }
 
 impl VolumeFilter {
     /// Whether the volume is wanted.
     #[must_use]
     pub fn matches(&self, volume: &Volume) -> bool {
-        (self.names.is_empty() || self.names.iter().any(|part| volume.name.as_str().contains(part.as_str())))
+        (self.names.is_empty()
+            || self
+                .names
+                .iter()
+                .any(|part| volume.name.as_str().contains(part.as_str())))
             && (self.drivers.is_empty() || self.drivers.contains(&volume.driver))
-            && self.labels.iter().all(|label| has_label(&volume.labels, label))
-            && !self.without_labels.iter().any(|label| has_label(&volume.labels, label))
-            && self.dangling.is_none_or(|dangling| dangling == volume.containers.is_empty())
+            && self
+                .labels
+                .iter()
+                .all(|label| has_label(&volume.labels, label))
+            && !self
+                .without_labels
+                .iter()
+                .any(|label| has_label(&volume.labels, label))
+            && self
+                .dangling
+                .is_none_or(|dangling| dangling == volume.containers.is_empty())
     }
 }
 

@@ -11,8 +11,9 @@ use kekkai_types::VolumeName;
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+    open_tree,
 };
 
 use crate::error::VolumeError;
@@ -46,13 +47,25 @@ struct Attributes {
 
 impl LocalMount {
     /// Reads the driver's options; `None` when there are none.
-    pub(crate) fn parse(name: &VolumeName, options: &BTreeMap<String, String>) -> Result<Option<LocalMount>, VolumeError> {
-        if let Some(option) = options.keys().find(|key| !matches!(key.as_str(), "type" | "device" | "o" | "size")) {
-            return Err(VolumeError::InvalidOption { name: name.to_string(), option: option.clone() });
+    pub(crate) fn parse(
+        name: &VolumeName,
+        options: &BTreeMap<String, String>,
+    ) -> Result<Option<LocalMount>, VolumeError> {
+        if let Some(option) = options
+            .keys()
+            .find(|key| !matches!(key.as_str(), "type" | "device" | "o" | "size"))
+        {
+            return Err(VolumeError::InvalidOption {
+                name: name.to_string(),
+                option: option.clone(),
+            });
         }
         if options.contains_key("size") {
             // Docker's quota, which needs a file system with project quotas.
-            return Err(VolumeError::Unsupported { name: name.to_string(), kind: "local with a size".into() });
+            return Err(VolumeError::Unsupported {
+                name: name.to_string(),
+                kind: "local with a size".into(),
+            });
         }
         if options.is_empty() {
             return Ok(None);
@@ -61,7 +74,10 @@ impl LocalMount {
             options
                 .get(key)
                 .filter(|value| !value.is_empty())
-                .ok_or(VolumeError::MissingOption { name: name.to_string(), option: key })
+                .ok_or(VolumeError::MissingOption {
+                    name: name.to_string(),
+                    option: key,
+                })
         };
         let device = get("device")?.clone();
         let kind = get("type")?.as_str();
@@ -93,7 +109,12 @@ impl LocalMount {
         mount.kind = match (kind, bind) {
             (_, Some(recursive)) => Kind::Bind { recursive },
             ("tmpfs", None) => Kind::Tmpfs,
-            (other, None) => return Err(VolumeError::Unsupported { name: name.to_string(), kind: other.to_owned() }),
+            (other, None) => {
+                return Err(VolumeError::Unsupported {
+                    name: name.to_string(),
+                    kind: other.to_owned(),
+                });
+            }
         };
         Ok(Some(mount))
     }
@@ -134,7 +155,13 @@ impl LocalMount {
                 open_tree(CWD, self.device.as_str(), flags)?
             }
         };
-        move_mount(&mount, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        move_mount(
+            &mount,
+            "",
+            CWD,
+            target,
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+        )
     }
 
     fn mount_flags(&self) -> MountAttrFlags {
@@ -179,22 +206,51 @@ mod tests {
     use super::*;
 
     fn parse(options: &[(&str, &str)]) -> Result<Option<LocalMount>, VolumeError> {
-        let map = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let map = options
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
         LocalMount::parse(&"data".parse().unwrap(), &map)
     }
 
     #[test]
     fn options() {
         assert_eq!(parse(&[]).unwrap(), None);
-        let tmpfs = parse(&[("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=1m,nosuid,uid=7")]).unwrap().unwrap();
+        let tmpfs = parse(&[
+            ("type", "tmpfs"),
+            ("device", "tmpfs"),
+            ("o", "size=1m,nosuid,uid=7"),
+        ])
+        .unwrap()
+        .unwrap();
         assert!(tmpfs.attributes.no_suid && !tmpfs.attributes.no_exec);
-        assert_eq!(tmpfs.data, [("size".into(), Some("1m".into())), ("uid".into(), Some("7".into()))]);
-        let bind = parse(&[("type", "none"), ("device", "/srv"), ("o", "rbind")]).unwrap().unwrap();
+        assert_eq!(
+            tmpfs.data,
+            [
+                ("size".into(), Some("1m".into())),
+                ("uid".into(), Some("7".into()))
+            ]
+        );
+        let bind = parse(&[("type", "none"), ("device", "/srv"), ("o", "rbind")])
+            .unwrap()
+            .unwrap();
         assert_eq!(bind.kind, Kind::Bind { recursive: true });
         let error = |options: &[(&str, &str)]| parse(options).unwrap_err().to_string();
-        assert_eq!(error(&[("foo", "bar")]), "create data: invalid option: \"foo\"");
-        assert_eq!(error(&[("type", "tmpfs")]), "create data: missing required option: \"device\"");
-        assert_eq!(error(&[("device", "/x"), ("o", "bind")]), "create data: missing required option: \"type\"");
-        assert!(error(&[("type", "nfs"), ("device", ":/x"), ("o", "addr=1.2.3.4")]).contains("type nfs"));
+        assert_eq!(
+            error(&[("foo", "bar")]),
+            "create data: invalid option: \"foo\""
+        );
+        assert_eq!(
+            error(&[("type", "tmpfs")]),
+            "create data: missing required option: \"device\""
+        );
+        assert_eq!(
+            error(&[("device", "/x"), ("o", "bind")]),
+            "create data: missing required option: \"type\""
+        );
+        assert!(
+            error(&[("type", "nfs"), ("device", ":/x"), ("o", "addr=1.2.3.4")])
+                .contains("type nfs")
+        );
     }
 }

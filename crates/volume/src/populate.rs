@@ -8,9 +8,15 @@ use crate::error::VolumeError;
 /// How the directory of a copy under way is called.
 pub(crate) const TEMPORARY: &str = ".new-";
 
-pub(crate) fn populate(volume: &Path, root: BorrowedFd<'_>, path: &Path) -> Result<bool, VolumeError> {
+pub(crate) fn populate(
+    volume: &Path,
+    root: BorrowedFd<'_>,
+    path: &Path,
+) -> Result<bool, VolumeError> {
     let _ = (volume, root);
-    Err(VolumeError::TooDeep { path: path.to_owned() })
+    Err(VolumeError::TooDeep {
+        path: path.to_owned(),
+    })
 }
 
 /// The bytes that files beneath `path` take.

@@ -13,7 +13,9 @@ use kekkai_metadata::{Change, Database, Durability, Table};
 use kekkai_types::{ContainerId, Timestamp, VolumeName};
 
 use crate::error::VolumeError;
-use crate::model::{ANONYMOUS_LABEL, CreateVolume, Document, PruneReport, PruneScope, Volume, VolumeFilter};
+use crate::model::{
+    ANONYMOUS_LABEL, CreateVolume, Document, PruneReport, PruneScope, Volume, VolumeFilter,
+};
 use crate::mount::{self, LocalMount};
 use crate::populate;
 
@@ -43,7 +45,11 @@ pub struct VolumeStore {
 impl VolumeStore {
     /// Opens the volumes under `root` (`<data>/volumes`), finishing what was half done. What is removed is renamed into
     /// `trash`, on the same file system; unlinking it is the caller's business.
-    pub fn open(root: &Path, trash: &Path, database: Arc<Database>) -> Result<VolumeStore, VolumeError> {
+    pub fn open(
+        root: &Path,
+        trash: &Path,
+        database: Arc<Database>,
+    ) -> Result<VolumeStore, VolumeError> {
         for (directory, mode) in [(root, 0o711), (trash, 0o700)] {
             std::fs::DirBuilder::new()
                 .recursive(true)
@@ -71,15 +77,24 @@ impl VolumeStore {
             Some(name) => name,
             None => random_name(),
         };
-        let driver = if request.driver.is_empty() { LOCAL.to_owned() } else { request.driver };
+        let driver = if request.driver.is_empty() {
+            LOCAL.to_owned()
+        } else {
+            request.driver
+        };
         if driver != LOCAL {
-            return Err(VolumeError::Driver { name: name.to_string(), driver });
+            return Err(VolumeError::Driver {
+                name: name.to_string(),
+                driver,
+            });
         }
         let mut volumes = self.lock();
         if let Some(entry) = volumes.get(&name) {
             // As in Docker: the same options or none at all name the existing volume.
             if !request.options.is_empty() && request.options != entry.document.options {
-                return Err(VolumeError::Conflict { name: name.to_string() });
+                return Err(VolumeError::Conflict {
+                    name: name.to_string(),
+                });
             }
             return Ok(self.describe(&name, entry));
         }
@@ -96,10 +111,17 @@ impl VolumeStore {
         if let Err(error) = self.make_directory(&name, request.durability) {
             let _ = std::fs::remove_dir(self.root.join(name.as_str()));
             // Should this fail too, the row without a directory is dropped at the next start.
-            let _ = self.database.apply(vec![Change::delete(Table::Volumes, name.as_str())], Durability::Process);
+            let _ = self.database.apply(
+                vec![Change::delete(Table::Volumes, name.as_str())],
+                Durability::Process,
+            );
             return Err(error);
         }
-        let entry = Entry { document, containers: BTreeSet::new(), active: BTreeSet::new() };
+        let entry = Entry {
+            document,
+            containers: BTreeSet::new(),
+            active: BTreeSet::new(),
+        };
         let volume = self.describe(&name, &entry);
         volumes.insert(name, entry);
         Ok(volume)
@@ -107,7 +129,11 @@ impl VolumeStore {
 
     /// The volume of this name, made if there is none (`-v name:/path`), with `container` among its users at once, so that
     /// nobody can remove it in between.
-    pub fn ensure(&self, request: CreateVolume, container: &ContainerId) -> Result<Volume, VolumeError> {
+    pub fn ensure(
+        &self,
+        request: CreateVolume,
+        container: &ContainerId,
+    ) -> Result<Volume, VolumeError> {
         loop {
             let volume = self.create(request.clone())?;
             match self.reference(&volume.name, container) {
@@ -124,20 +150,29 @@ impl VolumeStore {
         let not_found = || VolumeError::NotFound(name.to_owned());
         let parsed: VolumeName = name.parse().map_err(|_| not_found())?;
         let volumes = self.lock();
-        volumes.get(&parsed).map(|entry| self.describe(&parsed, entry)).ok_or_else(not_found)
+        volumes
+            .get(&parsed)
+            .map(|entry| self.describe(&parsed, entry))
+            .ok_or_else(not_found)
     }
 
     /// The volumes that fit, by name.
     #[must_use]
     pub fn list(&self, filter: &VolumeFilter) -> Vec<Volume> {
         let volumes = self.lock();
-        volumes.iter().map(|(name, entry)| self.describe(name, entry)).filter(|v| filter.matches(v)).collect()
+        volumes
+            .iter()
+            .map(|(name, entry)| self.describe(name, entry))
+            .filter(|v| filter.matches(v))
+            .collect()
     }
 
     /// Notes that a container has the volume. Idempotent.
     pub fn reference(&self, name: &VolumeName, container: &ContainerId) -> Result<(), VolumeError> {
         let mut volumes = self.lock();
-        let entry = volumes.get_mut(name).ok_or_else(|| VolumeError::NotFound(name.to_string()))?;
+        let entry = volumes
+            .get_mut(name)
+            .ok_or_else(|| VolumeError::NotFound(name.to_string()))?;
         entry.containers.insert(*container);
         Ok(())
     }
@@ -151,9 +186,15 @@ impl VolumeStore {
 
     /// The directory to mount into a container that starts; mounts the volume's own file system on it if it has one. Undone
     /// by [`VolumeStore::deactivate`]. For running containers it is called again after a restart of the daemon.
-    pub fn activate(&self, name: &VolumeName, container: &ContainerId) -> Result<PathBuf, VolumeError> {
+    pub fn activate(
+        &self,
+        name: &VolumeName,
+        container: &ContainerId,
+    ) -> Result<PathBuf, VolumeError> {
         let mut volumes = self.lock();
-        let entry = volumes.get_mut(name).ok_or_else(|| VolumeError::NotFound(name.to_string()))?;
+        let entry = volumes
+            .get_mut(name)
+            .ok_or_else(|| VolumeError::NotFound(name.to_string()))?;
         let data = self.data(name);
         if let Some(local) = LocalMount::parse(name, &entry.document.options)?
             && entry.active.is_empty()
@@ -166,9 +207,15 @@ impl VolumeStore {
     }
 
     /// Notes that a container has stopped; the last one unmounts the volume's own file system.
-    pub fn deactivate(&self, name: &VolumeName, container: &ContainerId) -> Result<(), VolumeError> {
+    pub fn deactivate(
+        &self,
+        name: &VolumeName,
+        container: &ContainerId,
+    ) -> Result<(), VolumeError> {
         let mut volumes = self.lock();
-        let Some(entry) = volumes.get_mut(name) else { return Ok(()) };
+        let Some(entry) = volumes.get_mut(name) else {
+            return Ok(());
+        };
         let was_active = entry.active.remove(container);
         if was_active && entry.active.is_empty() && !entry.document.options.is_empty() {
             mount::unmount(&self.data(name))?;
@@ -178,7 +225,12 @@ impl VolumeStore {
 
     /// Copies what the image has at `path`, beneath the directory `root`, into the volume if that is empty: content, owners,
     /// modes, times, extended attributes and hard links. Says whether it copied. A path that is no directory copies nothing.
-    pub fn populate(&self, name: &VolumeName, root: BorrowedFd<'_>, path: &Path) -> Result<bool, VolumeError> {
+    pub fn populate(
+        &self,
+        name: &VolumeName,
+        root: BorrowedFd<'_>,
+        path: &Path,
+    ) -> Result<bool, VolumeError> {
         if !self.lock().contains_key(name) {
             return Err(VolumeError::NotFound(name.to_string()));
         }
@@ -187,8 +239,16 @@ impl VolumeStore {
 
     /// Removes a volume that no container has. `force` ignores one that is not there.
     pub fn remove(&self, name: &str, force: bool) -> Result<Option<Volume>, VolumeError> {
-        let missing = || if force { Ok(None) } else { Err(VolumeError::NotFound(name.to_owned())) };
-        let Ok(parsed) = name.parse::<VolumeName>() else { return missing() };
+        let missing = || {
+            if force {
+                Ok(None)
+            } else {
+                Err(VolumeError::NotFound(name.to_owned()))
+            }
+        };
+        let Ok(parsed) = name.parse::<VolumeName>() else {
+            return missing();
+        };
         let mut volumes = self.lock();
         match volumes.get(&parsed) {
             None => missing(),
@@ -201,10 +261,16 @@ impl VolumeStore {
     }
 
     /// Removes the volumes that no container has.
-    pub fn prune(&self, scope: PruneScope, filter: &VolumeFilter) -> Result<PruneReport, VolumeError> {
+    pub fn prune(
+        &self,
+        scope: PruneScope,
+        filter: &VolumeFilter,
+    ) -> Result<PruneReport, VolumeError> {
         let mut report = PruneReport::default();
         for volume in self.list(filter) {
-            if !volume.containers.is_empty() || (scope == PruneScope::Anonymous && !volume.is_anonymous()) {
+            if !volume.containers.is_empty()
+                || (scope == PruneScope::Anonymous && !volume.is_anonymous())
+            {
                 continue;
             }
             let size = self.size(&volume.name);
@@ -255,21 +321,42 @@ impl VolumeStore {
             match row.key.parse::<VolumeName>() {
                 Ok(name) if self.data(&name).is_dir() => {
                     self.sweep(&name);
-                    volumes.insert(name, Entry { document, containers: BTreeSet::new(), active: BTreeSet::new() });
+                    volumes.insert(
+                        name,
+                        Entry {
+                            document,
+                            containers: BTreeSet::new(),
+                            active: BTreeSet::new(),
+                        },
+                    );
                 }
                 // Half made or half removed; see the module's header.
                 _ => changes.push(Change::delete(Table::Volumes, row.key)),
             }
         }
-        let entries = std::fs::read_dir(&self.root).map_err(|e| VolumeError::io("read", &self.root, e))?;
+        let entries =
+            std::fs::read_dir(&self.root).map_err(|e| VolumeError::io("read", &self.root, e))?;
         for entry in entries.flatten() {
-            let Some(name) = entry.file_name().to_str().and_then(|n| n.parse::<VolumeName>().ok()) else { continue };
+            let Some(name) = entry
+                .file_name()
+                .to_str()
+                .and_then(|n| n.parse::<VolumeName>().ok())
+            else {
+                continue;
+            };
             if volumes.contains_key(&name) || !self.data(&name).is_dir() {
                 continue;
             }
             let document = adopted(&name, &entry);
             changes.push(Change::put_json(Table::Volumes, name.as_str(), &document)?);
-            volumes.insert(name, Entry { document, containers: BTreeSet::new(), active: BTreeSet::new() });
+            volumes.insert(
+                name,
+                Entry {
+                    document,
+                    containers: BTreeSet::new(),
+                    active: BTreeSet::new(),
+                },
+            );
         }
         if !changes.is_empty() {
             self.database.apply(changes, Durability::Process)?;
@@ -280,9 +367,15 @@ impl VolumeStore {
     /// Throws away copies that a dead daemon had begun.
     fn sweep(&self, name: &VolumeName) {
         let directory = self.root.join(name.as_str());
-        let Ok(entries) = std::fs::read_dir(&directory) else { return };
+        let Ok(entries) = std::fs::read_dir(&directory) else {
+            return;
+        };
         for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(populate::TEMPORARY) {
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with(populate::TEMPORARY)
+            {
                 // Left for the next start when it fails: it is in nobody's way.
                 let _ = self.throw_away(&entry.path());
             }
@@ -292,10 +385,14 @@ impl VolumeStore {
     fn make_directory(&self, name: &VolumeName, durability: Durability) -> Result<(), VolumeError> {
         let directory = self.root.join(name.as_str());
         let make = |path: &Path, mode: u32| {
-            std::fs::DirBuilder::new().mode(mode).create(path).map_err(|e| VolumeError::io("create", path, e))
+            std::fs::DirBuilder::new()
+                .mode(mode)
+                .create(path)
+                .map_err(|e| VolumeError::io("create", path, e))
         };
         match make(&directory, 0o701) {
-            Err(VolumeError::Io { source, .. }) if source.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(VolumeError::Io { source, .. })
+                if source.kind() == std::io::ErrorKind::AlreadyExists => {}
             other => other?,
         }
         let data = directory.join("_data");
@@ -313,12 +410,23 @@ impl VolumeStore {
         Ok(())
     }
 
-    fn remove_unused(&self, volumes: &mut BTreeMap<VolumeName, Entry>, name: &VolumeName) -> Result<(), VolumeError> {
+    fn remove_unused(
+        &self,
+        volumes: &mut BTreeMap<VolumeName, Entry>,
+        name: &VolumeName,
+    ) -> Result<(), VolumeError> {
         if let Some(entry) = volumes.get(name)
             && !(entry.containers.is_empty() && entry.active.is_empty())
         {
-            let users = entry.containers.union(&entry.active).map(ToString::to_string).collect();
-            return Err(VolumeError::InUse { name: name.to_string(), containers: users });
+            let users = entry
+                .containers
+                .union(&entry.active)
+                .map(ToString::to_string)
+                .collect();
+            return Err(VolumeError::InUse {
+                name: name.to_string(),
+                containers: users,
+            });
         }
         let data = self.data(name);
         if mount::is_mounted(&data).unwrap_or(false) {
@@ -326,14 +434,19 @@ impl VolumeStore {
         }
         self.throw_away(&self.root.join(name.as_str()))?;
         volumes.remove(name);
-        self.database.apply(vec![Change::delete(Table::Volumes, name.as_str())], Durability::Process)?;
+        self.database.apply(
+            vec![Change::delete(Table::Volumes, name.as_str())],
+            Durability::Process,
+        )?;
         Ok(())
     }
 
     fn throw_away(&self, path: &Path) -> Result<(), VolumeError> {
         let target = self.trash.join(format!("volume-{}", random_name()));
         match std::fs::rename(path, &target) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(VolumeError::io("move into the trash", path, e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(VolumeError::io("move into the trash", path, e))
+            }
             _ => Ok(()),
         }
     }
@@ -341,7 +454,8 @@ impl VolumeStore {
 
 /// The document of a directory that has no row.
 fn adopted(name: &VolumeName, entry: &std::fs::DirEntry) -> Document {
-    let anonymous = name.as_str().len() == 64 && name.as_str().bytes().all(|b| b.is_ascii_hexdigit());
+    let anonymous =
+        name.as_str().len() == 64 && name.as_str().bytes().all(|b| b.is_ascii_hexdigit());
     let created = entry
         .metadata()
         .and_then(|m| m.modified())
@@ -354,7 +468,10 @@ fn adopted(name: &VolumeName, entry: &std::fs::DirEntry) -> Document {
         driver: LOCAL.to_owned(),
         created,
         options: BTreeMap::new(),
-        labels: anonymous.then(|| (ANONYMOUS_LABEL.to_owned(), String::new())).into_iter().collect(),
+        labels: anonymous
+            .then(|| (ANONYMOUS_LABEL.to_owned(), String::new()))
+            .into_iter()
+            .collect(),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Needed for UDP: a flow that somebody keeps alive would go on to where it went before a port was published, or to an
 //! address whose container is gone, for as long as it lasts.
 
+use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
 use kekkai_types::Protocol;
@@ -32,28 +33,30 @@ pub(crate) fn protocol_number(protocol: Protocol) -> u8 {
 
 /// Which connections are forgotten.
 #[derive(Clone, Debug)]
-pub(crate) enum Flows {
-    /// Those whose answers come from this address.
-    AnsweredBy(Ipv4Addr),
-    /// UDP to one of these ports of the host.
-    UdpTo(Vec<u16>),
+pub(crate) struct Flows {
+    /// Those whose answers come from one of these addresses.
+    pub(crate) answered_by: HashSet<Ipv4Addr>,
+    /// UDP to one of these ports, wherever it went first.
+    pub(crate) udp_to: HashSet<u16>,
 }
 
 impl Flows {
     fn contain(&self, original: &[u8], reply: &[u8]) -> bool {
-        match self {
-            Flows::AnsweredBy(address) => attribute(reply, CTA_TUPLE_IP)
-                .and_then(|ip| attribute(ip, CTA_IP_V4_SRC))
-                .is_some_and(|source| source == address.octets()),
-            Flows::UdpTo(ports) => {
-                let Some(protocol) = attribute(original, CTA_TUPLE_PROTO) else { return false };
-                let number = attribute(protocol, CTA_PROTO_NUM).and_then(|n| n.first().copied());
-                let port = attribute(protocol, CTA_PROTO_DST_PORT)
-                    .and_then(|p| p.try_into().ok())
-                    .map(u16::from_be_bytes);
-                number == Some(protocol_number(Protocol::Udp)) && port.is_some_and(|port| ports.contains(&port))
-            }
+        let source = attribute(reply, CTA_TUPLE_IP)
+            .and_then(|ip| attribute(ip, CTA_IP_V4_SRC))
+            .and_then(|source| <[u8; 4]>::try_from(source).ok());
+        if source.is_some_and(|source| self.answered_by.contains(&Ipv4Addr::from(source))) {
+            return true;
         }
+        let Some(protocol) = attribute(original, CTA_TUPLE_PROTO) else {
+            return false;
+        };
+        let number = attribute(protocol, CTA_PROTO_NUM).and_then(|n| n.first().copied());
+        let port = attribute(protocol, CTA_PROTO_DST_PORT)
+            .and_then(|p| p.try_into().ok())
+            .map(u16::from_be_bytes);
+        number == Some(protocol_number(Protocol::Udp))
+            && port.is_some_and(|port| self.udp_to.contains(&port))
     }
 }
 
@@ -66,8 +69,10 @@ impl Socket {
         batch.end();
         let found = self.query(&batch, |found: &mut Vec<Vec<u8>>, message| {
             let list = message.payload.get(4..).unwrap_or_default();
-            let (Some(original), Some(reply)) = (attribute(list, CTA_TUPLE_ORIG), attribute(list, CTA_TUPLE_REPLY))
-            else {
+            let (Some(original), Some(reply)) = (
+                attribute(list, CTA_TUPLE_ORIG),
+                attribute(list, CTA_TUPLE_REPLY),
+            ) else {
                 return;
             };
             if flows.contain(original, reply) {

@@ -70,7 +70,8 @@ impl Batch {
         }
         self.bytes.extend_from_slice(&0u32.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes.extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
+        self.bytes
+            .extend_from_slice(&(flags | NLM_F_REQUEST).to_ne_bytes());
         self.bytes.extend_from_slice(&sequence.to_ne_bytes());
         self.bytes.extend_from_slice(&0u32.to_ne_bytes());
     }
@@ -110,7 +111,8 @@ impl Batch {
     pub(crate) fn nest(&mut self, kind: u16, fill: impl FnOnce(&mut Batch)) {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 2]);
-        self.bytes.extend_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
+        self.bytes
+            .extend_from_slice(&(kind | NLA_F_NESTED).to_ne_bytes());
         fill(self);
         let length = u16::try_from(self.bytes.len() - at).unwrap_or(u16::MAX);
         self.bytes[at..at + 2].copy_from_slice(&length.to_ne_bytes());
@@ -129,7 +131,11 @@ impl Batch {
     }
 
     fn label(&self, sequence: u32) -> &'static str {
-        usize::try_from(sequence).ok().and_then(|index| self.labels.get(index)).copied().unwrap_or("netlink request")
+        usize::try_from(sequence)
+            .ok()
+            .and_then(|index| self.labels.get(index))
+            .copied()
+            .unwrap_or("netlink request")
     }
 }
 
@@ -176,7 +182,9 @@ pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 
 /// The first attribute of this kind.
 pub(crate) fn attribute(bytes: &[u8], kind: u16) -> Option<&[u8]> {
-    attributes(bytes).find(|(found, _)| *found == kind).map(|(_, data)| data)
+    attributes(bytes)
+        .find(|(found, _)| *found == kind)
+        .map(|(_, data)| data)
 }
 
 /// An attribute's text without its zero byte.
@@ -186,11 +194,19 @@ pub(crate) fn text(data: &[u8]) -> &str {
 }
 
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes)
+    bytes
+        .get(at..at + 2)?
+        .try_into()
+        .ok()
+        .map(u16::from_ne_bytes)
 }
 
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..at + 4)?.try_into().ok().map(u32::from_ne_bytes)
+    bytes
+        .get(at..at + 4)?
+        .try_into()
+        .ok()
+        .map(u32::from_ne_bytes)
 }
 
 pub(crate) fn be32(bytes: &[u8]) -> Option<u32> {
@@ -245,8 +261,12 @@ impl Socket {
 
     fn open(protocol: Option<rustix::net::Protocol>, groups: u32) -> Result<Socket, NetworkError> {
         let open = || {
-            let fd =
-                rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+            let fd = rustix::net::socket_with(
+                AddressFamily::NETLINK,
+                SocketType::RAW,
+                SocketFlags::CLOEXEC,
+                protocol,
+            )?;
             rustix::net::bind(&fd, &netlink::SocketAddrNetlink::new(0, groups))?;
             if groups != 0 {
                 // A burst of a few hundred containers must fit; on overflow the state is read afresh.
@@ -254,8 +274,12 @@ impl Socket {
             }
             Ok(fd)
         };
-        let fd = open().map_err(|errno: Errno| NetworkError::kernel("open a netlink socket", errno))?;
-        Ok(Socket { fd, buffer: Vec::new() })
+        let fd =
+            open().map_err(|errno: Errno| NetworkError::kernel("open a netlink socket", errno))?;
+        Ok(Socket {
+            fd,
+            buffer: Vec::new(),
+        })
     }
 
     /// Sends a batch and waits for all its acknowledgements.
@@ -266,12 +290,16 @@ impl Socket {
         let mut acknowledged = 0;
         while acknowledged < batch.acks {
             let received = self.receive(RecvFlags::empty()).map_err(fail)?;
-            let answers = messages(&self.buffer[..received]).filter_map(|m| Some((m.sequence, error_code(&m)?)));
+            let answers = messages(&self.buffer[..received])
+                .filter_map(|m| Some((m.sequence, error_code(&m)?)));
             let mut failed = None;
             for (sequence, code) in answers {
                 acknowledged += 1;
                 if code != 0 && failed.is_none() {
-                    failed = Some(Failure { step: batch.label(sequence), errno: Errno::from_raw_os_error(code) });
+                    failed = Some(Failure {
+                        step: batch.label(sequence),
+                        errno: Errno::from_raw_os_error(code),
+                    });
                 }
             }
             if let Some(failure) = failed {
@@ -378,7 +406,10 @@ mod tests {
         assert_eq!((found[0].kind, found[1].kind), (16, 17));
         let list = &found[0].payload[4..];
         assert_eq!(attribute(list, 3).map(text), Some("eth0"));
-        assert_eq!(attribute(attribute(list, 18).unwrap(), 1), Some(&b"abc"[..]));
+        assert_eq!(
+            attribute(attribute(list, 18).unwrap(), 1),
+            Some(&b"abc"[..])
+        );
         assert_eq!((batch.acks, batch.label(1)), (1, "two"));
     }
 

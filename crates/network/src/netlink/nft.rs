@@ -85,11 +85,20 @@ pub(crate) enum Field {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Expression {
     /// `meta`: 6 input interface's name, 7 output interface's name (16 bytes each), 16 transport protocol (1 byte).
-    Meta { key: u32, register: u32 },
+    Meta {
+        key: u32,
+        register: u32,
+    },
     /// Loads a field.
-    Payload { field: Field, register: u32 },
+    Payload {
+        field: Field,
+        register: u32,
+    },
     /// `ct state` (key 0) or `ct status` (key 2), then masked.
-    Ct { key: u32, mask: u32 },
+    Ct {
+        key: u32,
+        mask: u32,
+    },
     /// The type of the destination's (or source's) address in register 8; 2 is local.
     FibDestinationType,
     /// Masks the address in register 8.
@@ -178,7 +187,13 @@ impl Transaction {
         Transaction { batch, sets: 0 }
     }
 
-    fn message(&mut self, label: &'static str, kind: u16, flags: u16, fill: impl FnOnce(&mut Batch)) {
+    fn message(
+        &mut self,
+        label: &'static str,
+        kind: u16,
+        flags: u16,
+        fill: impl FnOnce(&mut Batch),
+    ) {
         self.batch.begin(label, kind, flags | NLM_F_ACK);
         self.batch.raw(&nfgen(NFPROTO_IPV4, [0, 0]));
         fill(&mut self.batch);
@@ -194,7 +209,14 @@ impl Transaction {
         self.message("delete table", DELTABLE, 0, |b| b.text(1, table));
     }
 
-    pub(crate) fn add_base_chain(&mut self, table: &str, name: &str, kind: &str, hook: Hook, priority: i32) {
+    pub(crate) fn add_base_chain(
+        &mut self,
+        table: &str,
+        name: &str,
+        kind: &str,
+        hook: Hook,
+        priority: i32,
+    ) {
         self.message("add chain", NEWCHAIN, NLM_F_CREATE, |b| {
             b.text(1, table);
             b.text(3, name);
@@ -233,7 +255,14 @@ impl Transaction {
         });
     }
 
-    fn elements(&mut self, label: &'static str, kind: u16, flags: u16, place: (&str, &str), elements: &[Element]) {
+    fn elements(
+        &mut self,
+        label: &'static str,
+        kind: u16,
+        flags: u16,
+        place: (&str, &str),
+        elements: &[Element],
+    ) {
         for chunk in elements.chunks(MAX_ELEMENTS) {
             self.message(label, kind, flags, |b| {
                 b.text(1, place.0);
@@ -257,7 +286,13 @@ impl Transaction {
 
     /// Adds elements. With another value for a key that is there the batch fails.
     pub(crate) fn add_elements(&mut self, table: &str, set: &str, elements: &[Element]) {
-        self.elements("add element", NEWSETELEM, NLM_F_CREATE, (table, set), elements);
+        self.elements(
+            "add element",
+            NEWSETELEM,
+            NLM_F_CREATE,
+            (table, set),
+            elements,
+        );
     }
 
     /// Deletes elements; the batch fails when one is missing.
@@ -470,7 +505,10 @@ pub(crate) fn iptables_accept(direction: Direction, interface: &str) -> Vec<Expr
     let mut name = interface.as_bytes().to_vec();
     name.push(0);
     vec![
-        Expression::Meta { key: direction.meta_key(), register: 1 },
+        Expression::Meta {
+            key: direction.meta_key(),
+            register: 1,
+        },
         Expression::Equal(name),
         Expression::Counter,
         Expression::Verdict(Verdict::Accept),
@@ -479,7 +517,9 @@ pub(crate) fn iptables_accept(direction: Direction, interface: &str) -> Vec<Expr
 
 fn parse_chain(message: Message<'_>) -> Option<Chain> {
     let list = message.payload.get(4..)?;
-    let hook = attribute(list, CHAIN_FILTER_HOOK).and_then(|hook| attribute(hook, 1)).and_then(be32);
+    let hook = attribute(list, CHAIN_FILTER_HOOK)
+        .and_then(|hook| attribute(hook, 1))
+        .and_then(be32);
     Some(Chain {
         table: text(attribute(list, 1)?).to_owned(),
         name: text(attribute(list, 3)?).to_owned(),
@@ -518,7 +558,10 @@ fn parse_rule(message: Message<'_>) -> Option<Rule> {
                     .map(|name| text(name).to_owned());
             }
             "immediate" => {
-                let code = attribute(data, 2).and_then(|d| attribute(d, 2)).and_then(|d| attribute(d, 1)).and_then(be32);
+                let code = attribute(data, 2)
+                    .and_then(|d| attribute(d, 2))
+                    .and_then(|d| attribute(d, 1))
+                    .and_then(be32);
                 verdict = code;
             }
             name => {
@@ -530,7 +573,9 @@ fn parse_rule(message: Message<'_>) -> Option<Rule> {
         }
     }
     let accepts = match (direction, interface) {
-        (Some(direction), Some(interface)) if conditions == 2 && others == 0 && verdict == Some(1) => {
+        (Some(direction), Some(interface))
+            if conditions == 2 && others == 0 && verdict == Some(1) =>
+        {
             Some((direction, interface))
         }
         _ => None,
@@ -539,7 +584,12 @@ fn parse_rule(message: Message<'_>) -> Option<Rule> {
     let rejects = others == 1 && verdict.is_none() && rejected;
     let unconditional = conditions == 0 && ((others == 0 && ends) || rejects);
     let blocks = unconditional && (rejects || verdict == Some(Verdict::Drop.code()));
-    Some(Rule { handle, accepts, unconditional, blocks })
+    Some(Rule {
+        handle,
+        accepts,
+        unconditional,
+        blocks,
+    })
 }
 
 impl Socket {
@@ -554,7 +604,9 @@ impl Socket {
     pub(crate) fn chains(&mut self) -> Result<Vec<Chain>, Failure> {
         let mut batch = self.list("list chains", GETCHAIN);
         batch.end();
-        self.query(&batch, |found: &mut Vec<Chain>, message| found.extend(parse_chain(message)))
+        self.query(&batch, |found: &mut Vec<Chain>, message| {
+            found.extend(parse_chain(message))
+        })
     }
 
     /// The rules of a chain, in order.
@@ -563,7 +615,9 @@ impl Socket {
         batch.text(1, table);
         batch.text(2, chain);
         batch.end();
-        self.query(&batch, |found: &mut Vec<Rule>, message| found.extend(parse_rule(message)))
+        self.query(&batch, |found: &mut Vec<Rule>, message| {
+            found.extend(parse_rule(message))
+        })
     }
 
     /// The elements of a set.
@@ -574,12 +628,26 @@ impl Socket {
         batch.text(2, set);
         batch.end();
         self.query(&batch, |found: &mut Vec<Element>, message| {
-            let list = message.payload.get(4..).and_then(|list| attribute(list, 3)).unwrap_or_default();
+            let list = message
+                .payload
+                .get(4..)
+                .and_then(|list| attribute(list, 3))
+                .unwrap_or_default();
             for (_, element) in attributes(list) {
-                let value = |kind| attribute(element, kind).and_then(|v| attribute(v, 1)).map(<[u8]>::to_vec);
+                let value = |kind| {
+                    attribute(element, kind)
+                        .and_then(|v| attribute(v, 1))
+                        .map(<[u8]>::to_vec)
+                };
                 if let Some(key) = value(1) {
-                    let interval_end = attribute(element, 3).and_then(be32).is_some_and(|flags| flags & 1 != 0);
-                    found.push(Element { key, data: value(2), interval_end });
+                    let interval_end = attribute(element, 3)
+                        .and_then(be32)
+                        .is_some_and(|flags| flags & 1 != 0);
+                    found.push(Element {
+                        key,
+                        data: value(2),
+                        interval_end,
+                    });
                 }
             }
         })
@@ -590,4 +658,3 @@ impl Socket {
 pub(crate) fn generation_pid(message: &Message<'_>) -> Option<u32> {
     attribute(message.payload.get(4..)?, 2).and_then(be32)
 }
-

@@ -3,7 +3,9 @@
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::{Batch, Failure, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Socket};
+use super::{
+    Batch, Failure, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Socket,
+};
 use super::{attribute, text, u32_at};
 use crate::config::Subnet;
 use crate::model::MacAddress;
@@ -23,7 +25,6 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
-const IFLA_PROTINFO: u16 = 12;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
@@ -32,6 +33,9 @@ const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -43,7 +47,6 @@ const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 
 const AF_INET: u8 = 2;
-const AF_BRIDGE: u8 = 7;
 const AF_INET6: u8 = 10;
 /// `IN6_ADDR_GEN_MODE_NONE`.
 const NO_ADDRESS: u8 = 1;
@@ -63,6 +66,15 @@ pub(crate) struct Link {
     pub(crate) mtu: u32,
     pub(crate) master: u32,
     pub(crate) mac: Option<MacAddress>,
+}
+
+/// What kind of bridge port a host's end is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PortMode {
+    /// Whether it cannot talk to other isolated ports.
+    pub(crate) isolated: bool,
+    /// Whether the kernel has IPv6.
+    pub(crate) ipv6: bool,
 }
 
 /// How a container is wired to the bridge.
@@ -91,7 +103,11 @@ fn ifinfo(family: u8, index: u32, flags: u32, change: u32) -> [u8; 16] {
 impl Batch {
     /// A new bridge, up.
     pub(crate) fn add_bridge(&mut self, name: &str, mac: MacAddress, mtu: u32, alias: &str) {
-        self.begin("create bridge", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK);
+        self.begin(
+            "create bridge",
+            RTM_NEWLINK,
+            NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
+        );
         self.raw(&ifinfo(0, 0, 0, 0));
         self.text(IFLA_IFNAME, name);
         self.attribute(IFLA_ADDRESS, &mac.0);
@@ -124,7 +140,11 @@ impl Batch {
 
     /// A pair of interfaces: the host's end on the bridge, down; the other in the container's namespace, down.
     pub(crate) fn add_veth(&mut self, veth: &Veth<'_>) {
-        self.begin("create veth", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK);
+        self.begin(
+            "create veth",
+            RTM_NEWLINK,
+            NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
+        );
         self.raw(&ifinfo(0, 0, 0, 0));
         self.text(IFLA_IFNAME, veth.host_name);
         self.u32(IFLA_MTU, veth.mtu);
@@ -144,25 +164,32 @@ impl Batch {
         self.end();
     }
 
-    /// Sets a host's end up, without an IPv6 address of its own where there is IPv6: a bridge port needs none, and every one
-    /// would cost duplicate address detection and multicast.
-    pub(crate) fn up_port(&mut self, name: &str, ipv6: bool) {
-        self.begin("set up bridge port", RTM_SETLINK, NLM_F_ACK);
-        self.raw(&ifinfo(0, 0, IFF_UP, IFF_UP));
+    /// Configures a host's end and sets it up.
+    pub(crate) fn up_port(&mut self, name: &str, port: PortMode) {
+        self.begin("configure bridge port", RTM_NEWLINK, NLM_F_ACK);
+        self.raw(&ifinfo(0, 0, 0, 0));
         self.text(IFLA_IFNAME, name);
-        if ipv6 {
+        self.nest(IFLA_LINKINFO, |b| {
+            b.attribute(IFLA_INFO_SLAVE_KIND, b"bridge");
+            b.nest(IFLA_INFO_SLAVE_DATA, |b| {
+                // What a container sends to its own published port goes back where it came from.
+                b.attribute(IFLA_BRPORT_MODE, &[1]);
+                b.attribute(IFLA_BRPORT_ISOLATED, &[u8::from(port.isolated)]);
+            });
+        });
+        if port.ipv6 {
+            // A port needs no address of its own, and every one would cost duplicate address detection and multicast.
             self.nest(IFLA_AF_SPEC, |b| {
-                b.nest(u16::from(AF_INET6), |b| b.attribute(IFLA_INET6_ADDR_GEN_MODE, &[NO_ADDRESS]));
+                b.nest(u16::from(AF_INET6), |b| {
+                    b.attribute(IFLA_INET6_ADDR_GEN_MODE, &[NO_ADDRESS])
+                });
             });
         }
         self.end();
-    }
-
-    /// Keeps a bridge port from talking to others like it.
-    pub(crate) fn isolate_port(&mut self, index: u32) {
-        self.begin("isolate bridge port", RTM_SETLINK, NLM_F_ACK);
-        self.raw(&ifinfo(AF_BRIDGE, index, 0, 0));
-        self.nest(IFLA_PROTINFO, |b| b.attribute(IFLA_BRPORT_ISOLATED, &[1]));
+        // Apart, because the kernel sets a link up before it reads the rest.
+        self.begin("set up bridge port", RTM_SETLINK, NLM_F_ACK);
+        self.raw(&ifinfo(0, 0, IFF_UP, IFF_UP));
+        self.text(IFLA_IFNAME, name);
         self.end();
     }
 
@@ -187,7 +214,13 @@ impl Batch {
     }
 
     pub(crate) fn add_address(&mut self, index: u32, subnet: Subnet) {
-        self.address("add address", RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, index, subnet);
+        self.address(
+            "add address",
+            RTM_NEWADDR,
+            NLM_F_CREATE | NLM_F_REPLACE,
+            index,
+            subnet,
+        );
     }
 
     pub(crate) fn delete_address(&mut self, index: u32, subnet: Subnet) {
@@ -198,15 +231,36 @@ impl Batch {
         const RT_TABLE_MAIN: u8 = 254;
         const RTPROT_BOOT: u8 = 3;
         const RTN_UNICAST: u8 = 1;
-        self.begin("add default route", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK);
-        self.raw(&[AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, 0, RTN_UNICAST, 0, 0, 0, 0]);
+        self.begin(
+            "add default route",
+            RTM_NEWROUTE,
+            NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK,
+        );
+        self.raw(&[
+            AF_INET,
+            0,
+            0,
+            0,
+            RT_TABLE_MAIN,
+            RTPROT_BOOT,
+            0,
+            RTN_UNICAST,
+            0,
+            0,
+            0,
+            0,
+        ]);
         self.attribute(RTA_GATEWAY, &gateway.octets());
         self.end();
     }
 
     /// Spares the container the question for its gateway's address.
     pub(crate) fn add_neighbour(&mut self, index: u32, address: Ipv4Addr, mac: MacAddress) {
-        self.begin("add neighbour", RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK);
+        self.begin(
+            "add neighbour",
+            RTM_NEWNEIGH,
+            NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK,
+        );
         let mut header = [0; 12];
         header[0] = AF_INET;
         header[4..8].copy_from_slice(&index.to_ne_bytes());
@@ -221,8 +275,17 @@ impl Batch {
 /// Reads a link out of an `RTM_NEWLINK` or `RTM_DELLINK` message.
 pub(crate) fn parse_link(message: &Message<'_>) -> Option<Link> {
     let list = message.payload.get(16..)?;
-    let number = |kind| attribute(list, kind).and_then(|data| u32_at(data, 0)).unwrap_or(0);
-    let words = |kind| attribute(list, kind).map(text).unwrap_or_default().to_owned();
+    let number = |kind| {
+        attribute(list, kind)
+            .and_then(|data| u32_at(data, 0))
+            .unwrap_or(0)
+    };
+    let words = |kind| {
+        attribute(list, kind)
+            .map(text)
+            .unwrap_or_default()
+            .to_owned()
+    };
     let kind = attribute(list, IFLA_LINKINFO).and_then(|info| attribute(info, IFLA_INFO_KIND));
     Some(Link {
         index: u32_at(message.payload, 4)?,
@@ -232,7 +295,9 @@ pub(crate) fn parse_link(message: &Message<'_>) -> Option<Link> {
         kind: kind.map(text).unwrap_or_default().to_owned(),
         mtu: number(IFLA_MTU),
         master: number(IFLA_MASTER),
-        mac: attribute(list, IFLA_ADDRESS).and_then(|data| data.try_into().ok()).map(MacAddress),
+        mac: attribute(list, IFLA_ADDRESS)
+            .and_then(|data| data.try_into().ok())
+            .map(MacAddress),
     })
 }
 
@@ -244,7 +309,9 @@ impl Socket {
         batch.raw(&ifinfo(0, 0, 0, 0));
         batch.text(IFLA_IFNAME, name);
         batch.end();
-        let found = self.query(&batch, |found: &mut Option<Link>, message| *found = parse_link(&message));
+        let found = self.query(&batch, |found: &mut Option<Link>, message| {
+            *found = parse_link(&message)
+        });
         match found {
             Err(failure) if failure.errno == rustix::io::Errno::NODEV => Ok(None),
             other => other,
@@ -257,7 +324,9 @@ impl Socket {
         batch.begin("list links", RTM_GETLINK, NLM_F_DUMP);
         batch.raw(&ifinfo(0, 0, 0, 0));
         batch.end();
-        self.query(&batch, |links: &mut Vec<Link>, message| links.extend(parse_link(&message)))
+        self.query(&batch, |links: &mut Vec<Link>, message| {
+            links.extend(parse_link(&message))
+        })
     }
 
     /// The IPv4 addresses of a link.
@@ -267,7 +336,9 @@ impl Socket {
         batch.raw(&[AF_INET, 0, 0, 0, 0, 0, 0, 0]);
         batch.end();
         self.query(&batch, |found: &mut Vec<Subnet>, message| {
-            let Some(header) = message.payload.get(..8) else { return };
+            let Some(header) = message.payload.get(..8) else {
+                return;
+            };
             if u32_at(header, 4) != Some(index) {
                 return;
             }
@@ -284,12 +355,16 @@ impl Socket {
         batch.raw(&[AF_INET, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         batch.end();
         self.query(&batch, |found: &mut Vec<(Subnet, u32)>, message| {
-            let Some(header) = message.payload.get(..12) else { return };
+            let Some(header) = message.payload.get(..12) else {
+                return;
+            };
             let list = &message.payload[12..];
             if let Some(address) = attribute(list, RTA_DST).and_then(ipv4)
                 && header[1] > 0
             {
-                let interface = attribute(list, RTA_OIF).and_then(|data| u32_at(data, 0)).unwrap_or(0);
+                let interface = attribute(list, RTA_OIF)
+                    .and_then(|data| u32_at(data, 0))
+                    .unwrap_or(0);
                 found.push((Subnet::new(address, header[1]), interface));
             }
         })

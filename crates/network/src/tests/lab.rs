@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -13,7 +15,7 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 
 use crate::config::{NetworkConfig, PoolSize, Subnet};
 use crate::model::{Endpoint, EndpointRequest, MacAddress};
-use crate::netlink::route::{LOOPBACK, Veth};
+use crate::netlink::route::{LOOPBACK, PortMode, Veth};
 use crate::netlink::{Batch, Socket};
 use crate::service::NetworkService;
 use crate::sysctl;
@@ -71,7 +73,11 @@ pub(super) fn lab(test: impl FnOnce(&Lab) + Send) {
                 wire(outside.as_fd());
                 let directory = tempfile::tempdir().unwrap();
                 let database = Database::open(&directory.path().join("metadata.db")).unwrap();
-                test(&Lab { outside, database, directory });
+                test(&Lab {
+                    outside,
+                    database,
+                    directory,
+                });
             })
             .join()
             .unwrap();
@@ -95,7 +101,13 @@ fn wire(outside: BorrowedFd<'_>) {
         name: "eth0",
         mac: MacAddress([2, 0, 0, 0, 0, 2]),
     });
-    batch.up_port("up0", true);
+    batch.up_port(
+        "up0",
+        PortMode {
+            isolated: false,
+            ipv6: true,
+        },
+    );
     batch.add_address(bridge, Subnet::new(HOST, 24));
     batch.up(bridge);
     socket.transact(&batch).unwrap();
@@ -145,32 +157,68 @@ pub(super) fn request(ports: &[&str]) -> EndpointRequest {
 fn mapping(text: &str) -> PortMapping {
     let mut parts: Vec<&str> = text.split(':').collect();
     let container = parts.pop().unwrap().parse().unwrap();
-    let host_ports = parts.pop().map(|port| (port.parse().unwrap(), port.parse().unwrap()));
-    PortMapping { container, host_ip: parts.pop().map(|ip| ip.parse().unwrap()), host_ports }
+    let host_ports = parts
+        .pop()
+        .map(|port| (port.parse().unwrap(), port.parse().unwrap()));
+    PortMapping {
+        container,
+        host_ip: parts.pop().map(|ip| ip.parse().unwrap()),
+        host_ports,
+    }
 }
 
 pub(super) fn attach(service: &NetworkService, ports: &[&str]) -> Endpoint {
     service.attach(&request(ports)).unwrap()
 }
 
+/// A server that lets go of its namespace when dropped.
+pub(super) struct Server {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
 /// A TCP server in a namespace that answers each connection with the address it came from.
-pub(super) fn serve(netns: BorrowedFd<'_>, address: (Ipv4Addr, u16)) {
+#[must_use]
+pub(super) fn serve(netns: BorrowedFd<'_>, address: (Ipv4Addr, u16)) -> Server {
     let listener = inside(netns, || TcpListener::bind(address).unwrap());
-    std::thread::spawn(move || {
-        while let Ok((mut stream, peer)) = listener.accept() {
-            let _ = stream.write_all(peer.ip().to_string().as_bytes());
+    listener.set_nonblocking(true).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let thread = std::thread::spawn(move || {
+        while !stopped.load(Ordering::Relaxed) {
+            match listener.accept() {
+                Ok((mut stream, peer)) => drop(stream.write_all(peer.ip().to_string().as_bytes())),
+                Err(_) => std::thread::sleep(Duration::from_millis(2)),
+            }
         }
     });
+    Server {
+        stop,
+        thread: Some(thread),
+    }
 }
 
 /// A UDP server that answers with the address and the text it got; what it says first is told to the receiver.
 pub(super) fn serve_udp(netns: BorrowedFd<'_>, port: u16) -> Receiver<String> {
-    let socket = inside(netns, || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap());
+    let socket = inside(netns, || {
+        UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
+    });
     let (sender, receiver) = channel();
     std::thread::spawn(move || {
         let mut buffer = [0; 100];
         while let Ok((length, peer)) = socket.recv_from(&mut buffer) {
-            let text = format!("{} {}", peer.ip(), String::from_utf8_lossy(&buffer[..length]));
+            let text = format!(
+                "{} {}",
+                peer.ip(),
+                String::from_utf8_lossy(&buffer[..length])
+            );
             let _ = socket.send_to(text.as_bytes(), peer);
             let _ = sender.send(text);
         }
@@ -179,16 +227,24 @@ pub(super) fn serve_udp(netns: BorrowedFd<'_>, port: u16) -> Receiver<String> {
 }
 
 /// The address under which a server saw us, or why it could not be reached.
-pub(super) fn call(netns: BorrowedFd<'_>, address: (Ipv4Addr, u16)) -> Result<String, std::io::ErrorKind> {
+pub(super) fn call(
+    netns: BorrowedFd<'_>,
+    address: (Ipv4Addr, u16),
+) -> Result<String, std::io::ErrorKind> {
     inside(netns, || call_here(address))
 }
 
 pub(super) fn call_here(address: (Ipv4Addr, u16)) -> Result<String, std::io::ErrorKind> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(address), SILENCE).map_err(|e| e.kind())?;
+    let mut stream =
+        TcpStream::connect_timeout(&SocketAddr::from(address), SILENCE).map_err(|e| e.kind())?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).map_err(|e| e.kind())?;
-    if text.is_empty() { Err(std::io::ErrorKind::UnexpectedEof) } else { Ok(text) }
+    if text.is_empty() {
+        Err(std::io::ErrorKind::UnexpectedEof)
+    } else {
+        Ok(text)
+    }
 }
 
 /// Waits until a condition holds.
@@ -202,7 +258,13 @@ pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Names of the interfaces of this namespace.
 pub(super) fn interfaces() -> Vec<String> {
-    Socket::route().unwrap().links().unwrap().into_iter().map(|link| link.name).collect()
+    Socket::route()
+        .unwrap()
+        .links()
+        .unwrap()
+        .into_iter()
+        .map(|link| link.name)
+        .collect()
 }
 
 /// Lets the outside reach the containers' subnet by way of the host.
