@@ -11,7 +11,7 @@ use std::os::unix::fs::MetadataExt;
 const NT_GNU_BUILD_ID: u32 = 3;
 
 /// The build id of the running executable, or of its size when the linker wrote none.
-pub fn current() -> String {
+pub(crate) fn current() -> String {
     let Ok(mut file) = File::open("/proc/self/exe") else {
         return String::from("0.0-unknown");
     };
@@ -27,7 +27,7 @@ pub fn current() -> String {
 }
 
 /// Whether `ours` was made after `theirs` from other content.
-pub fn is_newer(ours: &str, theirs: &str) -> bool {
+pub(crate) fn is_newer(ours: &str, theirs: &str) -> bool {
     let split = |text: &str| -> Option<(u64, u64, String)> {
         let (time, hash) = text.split_once('-')?;
         let (seconds, nanos) = time.split_once('.')?;
