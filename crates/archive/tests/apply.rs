@@ -1,5 +1,7 @@
 //! Layers applied to a directory: what real ones need, and what hostile ones try.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};

@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+mod ahead;
 mod chain;
 mod changes;
 mod error;
@@ -20,7 +21,7 @@ mod overlay;
 mod trash;
 
 use std::fmt::Debug;
-use std::io::BufRead;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -97,7 +98,8 @@ pub trait Snapshotter: Send + Sync + Debug {
     fn layer(&self, layer: &DiffId) -> Option<LayerInfo>;
 
     /// Unpacks a layer's uncompressed tar stream and verifies its digest. Not visible until [`Snapshotter::publish`].
-    fn stage(&self, expected: &DiffId, tar: &mut dyn BufRead) -> Result<StagedLayer, SnapshotError>;
+    /// The stream is read in large pieces, in another thread.
+    fn stage(&self, expected: &DiffId, tar: &mut (dyn Read + Send)) -> Result<StagedLayer, SnapshotError>;
 
     /// Makes staged layers durable and visible, with one sync for all. One that was published meanwhile is thrown away.
     fn publish(&self, layers: Vec<StagedLayer>) -> Result<(), SnapshotError>;

@@ -8,7 +8,7 @@
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs;
-use std::io::{self, BufRead, Read};
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -25,7 +25,7 @@ use rustix::io::Errno;
 
 use crate::layer::Layer;
 use crate::trash::Trash;
-use crate::{Change, LayerInfo, OverlayMount, SnapshotError, Snapshotter, StagedLayer, Usage, chain, changes};
+use crate::{Change, LayerInfo, OverlayMount, SnapshotError, Snapshotter, StagedLayer, Usage, ahead, chain, changes};
 
 /// Most layers of one mount, as overlayfs has it.
 const MAX_LAYERS: usize = 500;
@@ -78,34 +78,6 @@ impl Drop for StageDirectory {
     fn drop(&mut self) {
         // What cannot be moved now is moved at the next start.
         let _ = self.trash.throw(&self.path);
-    }
-}
-
-/// Hashes what passes.
-struct Hashing<'a> {
-    input: &'a mut dyn BufRead,
-    hash: Sha256,
-}
-
-impl Read for Hashing<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.input.read(buffer)?;
-        self.hash.update(&buffer[..length]);
-        Ok(length)
-    }
-}
-
-impl BufRead for Hashing<'_> {
-    fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.input.fill_buf()
-    }
-
-    fn consume(&mut self, amount: usize) {
-        // The same bytes as before: a reader that has a buffer shows it again.
-        if let Ok(data) = self.input.fill_buf() {
-            self.hash.update(&data[..amount.min(data.len())]);
-        }
-        self.input.consume(amount);
     }
 }
 
@@ -321,15 +293,25 @@ impl Snapshotter for OverlaySnapshotter {
         self.state().layers.get(layer).map(|layer| layer.info.clone())
     }
 
-    fn stage(&self, expected: &DiffId, tar: &mut dyn BufRead) -> Result<StagedLayer, SnapshotError> {
+    fn stage(&self, expected: &DiffId, tar: &mut (dyn Read + Send)) -> Result<StagedLayer, SnapshotError> {
         let stage = self.stage_directory()?;
         let root = stage.path.join("fs");
         make_directory(&root, 0o755)?;
         let directory = open_directory(&root)?;
-        let mut input = Hashing { input: tar, hash: Sha256::default() };
-        let applied = apply_layer(directory.as_fd(), &mut input, Limits::default())
-            .map_err(|source| SnapshotError::Unpack { source })?;
-        let actual = DiffId(input.hash.finish());
+        let (source, ahead) = ahead::pair();
+        let (applied, digest) = std::thread::scope(|scope| {
+            let reader = std::thread::Builder::new().name("layer".to_owned());
+            let reader = reader
+                .spawn_scoped(scope, move || source.run(tar))
+                .map_err(SnapshotError::std("start a thread for", &root))?;
+            // Moved in, so that the thread stops when this ends early.
+            let applied = apply_layer(directory.as_fd(), ahead, Limits::default());
+            let digest = reader.join().unwrap_or(None);
+            Ok((applied, digest))
+        })?;
+        let applied = applied.map_err(|source| SnapshotError::Unpack { source })?;
+        // Without a digest the stream broke, and unpacking has failed above.
+        let actual = DiffId(digest.ok_or(SnapshotError::Unpack { source: kekkai_archive::ArchiveError::Truncated })?);
         if actual != *expected {
             return Err(SnapshotError::WrongDiffId { expected: expected.clone(), actual });
         }

@@ -1,5 +1,7 @@
 //! The overlay driver against the kernel: layers published, stacked, leaning on their parents, written over and removed.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
