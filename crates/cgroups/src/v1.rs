@@ -1,8 +1,10 @@
 //! Version 1: one directory per hierarchy.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use kekkai_sys::Errno;
+use kekkai_sys::{Errno, beneath};
+use rustix::fs::OFlags;
 
 use crate::limits::{DeviceKind, DeviceRule};
 use crate::{CgroupError, Hierarchy, Limits, Throttle, files};
@@ -21,7 +23,8 @@ pub(crate) fn create(hierarchy: &Hierarchy, path: &str) -> Result<(), CgroupErro
 fn inherit_cpuset(root: &Path, path: &str) -> Result<(), CgroupError> {
     let directory = root.join(path);
     let is_set = |name: &str| files::read(&directory.join(name)).map(|text| !text.trim().is_empty());
-    if is_set("cpuset.cpus")? && is_set("cpuset.mems")? {
+    // Both come and go together, except where someone wrote one of them by hand.
+    if is_set("cpuset.mems")? {
         return Ok(());
     }
     let parent = Path::new(path).parent().and_then(Path::to_str).unwrap_or_default();
@@ -169,6 +172,9 @@ fn memory(directory: &Path, limits: &Limits) -> Result<(), CgroupError> {
 }
 
 fn blkio(directory: &Path, limits: &Limits) -> Result<(), CgroupError> {
+    if limits.blkio_weight.is_none() && limits.blkio_weight_devices.is_empty() && throttles(limits).iter().all(|(_, list)| list.is_empty()) {
+        return Ok(());
+    }
     let weight_file = ["blkio.weight", "blkio.bfq.weight"].into_iter().map(|name| directory.join(name)).find(|file| file.exists());
     let missing = || CgroupError::Unsupported { limit: "block I/O weight", reason: "no scheduler of this host has it".into() };
     if let Some(weight) = limits.blkio_weight {
@@ -178,13 +184,7 @@ fn blkio(directory: &Path, limits: &Limits) -> Result<(), CgroupError> {
         let file: PathBuf = weight_file.clone().ok_or_else(missing)?.with_extension("weight_device");
         files::write_limit(&file, &format!("{major}:{minor} {weight}"), "block I/O weight")?;
     }
-    let throttles: [(&str, &[Throttle]); 4] = [
-        ("blkio.throttle.read_bps_device", &limits.blkio_read_bps),
-        ("blkio.throttle.write_bps_device", &limits.blkio_write_bps),
-        ("blkio.throttle.read_iops_device", &limits.blkio_read_iops),
-        ("blkio.throttle.write_iops_device", &limits.blkio_write_iops),
-    ];
-    for (name, list) in throttles {
+    for (name, list) in throttles(limits) {
         for Throttle { major, minor, rate } in list {
             files::write_limit(&directory.join(name), &format!("{major}:{minor} {rate}"), "block I/O rate")?;
         }
@@ -192,12 +192,30 @@ fn blkio(directory: &Path, limits: &Limits) -> Result<(), CgroupError> {
     Ok(())
 }
 
+fn throttles(limits: &Limits) -> [(&'static str, &[Throttle]); 4] {
+    [
+        ("blkio.throttle.read_bps_device", &limits.blkio_read_bps),
+        ("blkio.throttle.write_bps_device", &limits.blkio_write_bps),
+        ("blkio.throttle.read_iops_device", &limits.blkio_read_iops),
+        ("blkio.throttle.write_iops_device", &limits.blkio_write_iops),
+    ]
+}
+
 fn devices(directory: &Path, rules: &[DeviceRule]) -> Result<(), CgroupError> {
-    let (allow, deny) = (directory.join("devices.allow"), directory.join("devices.deny"));
+    // Each file is opened once: a dozen rules are written to it.
+    let mut files: [Option<OwnedFd>; 2] = [None, None];
     // A rule for everything makes all before it void.
     let first = rules.iter().rposition(DeviceRule::is_for_all).unwrap_or(0);
     for rule in rules.iter().skip(first) {
-        files::write_limit(if rule.allow { &allow } else { &deny }, &line(rule), "devices")?;
+        let [deny, allow] = &mut files;
+        let (slot, name) = if rule.allow { (allow, "devices.allow") } else { (deny, "devices.deny") };
+        let value = line(rule);
+        let error = |source| CgroupError::Limit { value: value.clone(), path: directory.join(name), source };
+        let file = match slot {
+            Some(file) => file,
+            None => slot.insert(files::open(&directory.join(name), OFlags::WRONLY).map_err(error)?),
+        };
+        beneath::write_once(file, value.as_bytes()).map_err(error)?;
     }
     Ok(())
 }

@@ -62,10 +62,27 @@ pub fn locate(root: BorrowedFd<'_>, path: impl AsRef<Path>) -> Result<OwnedFd> {
 /// `ENOTDIR` where a file stands in the way, and those of `mkdirat(2)`.
 pub fn mkdir_all(root: BorrowedFd<'_>, path: impl AsRef<Path>, mode: Mode) -> Result<OwnedFd> {
     let path = path.as_ref();
+    match open(root, path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
+        Err(Errno::NOENT) => make_missing(root, path, mode),
+        result => result,
+    }
+}
+
+/// As [`mkdir_all`] for a path that was just seen to be missing.
+///
+/// # Errors
+/// As [`mkdir_all`].
+pub fn make_missing(root: BorrowedFd<'_>, path: impl AsRef<Path>, mode: Mode) -> Result<OwnedFd> {
+    let path = path.as_ref();
     let directory = OFlags::PATH | OFlags::DIRECTORY;
-    match open(root, path, directory, Mode::empty()) {
-        Err(Errno::NOENT) => {}
-        result => return result,
+    // Nearly always only the last part is missing.
+    if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
+        if let Ok(parent) = open(root, parent, directory, Mode::empty()) {
+            match rustix::fs::mkdirat(&parent, name, mode) {
+                Ok(()) | Err(Errno::EXIST) => return open(root, path, directory, Mode::empty()),
+                Err(error) => return Err(error),
+            }
+        }
     }
     if path.as_os_str().len() > MAX_PATH {
         return Err(Errno::NAMETOOLONG);

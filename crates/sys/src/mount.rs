@@ -191,6 +191,18 @@ pub fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<()> {
     rustix::mount::move_mount(mount, c"", target, c"", flags)
 }
 
+/// Attaches a detached mount on an entry of a directory that only the caller can change: nothing is resolved beyond the
+/// one name, which must not be a path.
+///
+/// # Errors
+/// As [`attach`]; `EINVAL` for a path.
+pub fn attach_in(mount: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &str) -> Result<()> {
+    if !crate::beneath::is_single_name(name.as_ref()) {
+        return Err(Errno::INVAL);
+    }
+    rustix::mount::move_mount(mount, c"", directory, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
 /// Makes `root`, a detached mount, the root of this (fresh) mount namespace and drops what was there before.
 /// The working directory is the new root afterwards.
 ///

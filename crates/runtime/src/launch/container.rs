@@ -75,9 +75,7 @@ pub(crate) fn launch(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched, F
     ensure_cwd(&root, &plan.process.cwd)?;
 
     let layout = layout()?;
-    let group = Cgroup::new(layout, &plan.cgroup.path).map_err(|error| cgroup_failure(&error))?;
-    group.create(&plan.cgroup.limits).map_err(|error| cgroup_failure(&error))?;
-    let (tasks, into) = match group.join().map_err(|error| cgroup_failure(&error))? {
+    let (tasks, into) = match join_handles(plan, layout)? {
         Join::Tasks(tasks) => (tasks, None),
         Join::Into(directory) => (Vec::new(), Some(directory)),
     };
@@ -109,6 +107,26 @@ pub(crate) fn launch(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched, F
         RootfsSource::Directory(_) => None,
     };
     Ok(Launched { pid: child.pid, pidfd: child.pidfd, console, rootfs })
+}
+
+/// Makes the container's cgroup and sets its limits, ahead of the start.
+pub(crate) fn prepare_cgroup(plan: &ContainerPlan) -> Result<(), Failure> {
+    let group = Cgroup::new(layout()?, &plan.cgroup.path).map_err(|error| cgroup_failure(&error))?;
+    group.create(&plan.cgroup.limits).map_err(|error| cgroup_failure(&error))
+}
+
+/// What the child joins the cgroup by. One that was prepared is taken as it is, if it still is there in whole.
+fn join_handles(plan: &ContainerPlan, layout: &Layout) -> Result<Join, Failure> {
+    let group = Cgroup::new(layout, &plan.cgroup.path).map_err(|error| cgroup_failure(&error))?;
+    if plan.cgroup.prepared {
+        match (group.join(), layout) {
+            (Ok(Join::Tasks(tasks)), Layout::V1(all)) if tasks.len() == all.len() => return Ok(Join::Tasks(tasks)),
+            (Ok(Join::Into(directory)), _) => return Ok(Join::Into(directory)),
+            _ => {}
+        }
+    }
+    group.create(&plan.cgroup.limits).map_err(|error| cgroup_failure(&error))?;
+    group.join().map_err(|error| cgroup_failure(&error))
 }
 
 /// Runs `clone` with new children of this process going into a pid namespace. The process itself stays.
@@ -246,8 +264,7 @@ pub(crate) fn join_cgroups(tasks: &[OwnedFd]) -> Result<(), Failure> {
 fn set_up(plan: &ContainerPlan, prepare: &Prepare) -> Result<(), Failure> {
     join_cgroups(&prepare.tasks)?;
     prepare.process.begin()?;
-    let host_proc = rustix::fs::open("/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at(Stage::Prepare, "/proc")?;
-    prepare.process.set_oom_score(&host_proc)?;
+    prepare.process.set_oom_score()?;
     for (fd, kind) in prepare.joins.iter().filter(|(_, kind)| *kind != flag(NamespaceKind::Pid)) {
         pidfd::enter_namespaces(fd, *kind).at(Stage::Namespace, format!("{kind:#x}"))?;
     }

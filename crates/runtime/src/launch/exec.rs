@@ -102,7 +102,7 @@ fn open_cgroup(path: &std::path::Path) -> Option<OwnedFd> {
 fn set_up(prepare: &Prepare) -> Result<(), Failure> {
     join_cgroups(&prepare.tasks)?;
     prepare.process.begin()?;
-    prepare.process.set_oom_score(&prepare.procfs)?;
+    prepare.process.set_oom_score()?;
     prepare.process.set_security_label(&prepare.procfs)?;
     let all = [NamespaceKind::Mount, NamespaceKind::Network, NamespaceKind::Ipc, NamespaceKind::Uts, NamespaceKind::Cgroup];
     let kinds = all.into_iter().map(flag).fold(0, |kinds, kind| kinds | kind);

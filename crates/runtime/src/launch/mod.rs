@@ -139,6 +139,16 @@ pub fn launch_container(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched
     container::launch(plan, fds).map_err(|failure| launch_error(What::Container, failure))
 }
 
+/// Makes a container's cgroup with its limits ahead of the start, which costs some 0.4 ms on version 1: right after
+/// `create`, in any process and thread that may block shortly. Tell the plan by [`ContainerPlan::set_cgroup_prepared`];
+/// whoever removes the container removes the cgroup, started or not.
+///
+/// # Errors
+/// [`LaunchError`] as the start would give it.
+pub fn prepare_cgroup(plan: &ContainerPlan) -> Result<(), LaunchError> {
+    container::prepare_cgroup(plan).map_err(|failure| launch_error(What::Container, failure))
+}
+
 /// Starts a process in a running container.
 ///
 /// # Errors

@@ -19,6 +19,7 @@ use crate::plan::{ContainerPlan, MountKind, MountPlan};
 
 /// `MS_REC` and the propagation types.
 const MS_REC: u64 = 1 << 14;
+const MS_PRIVATE: u64 = 1 << 18;
 const MS_SHARED: u64 = 1 << 20;
 /// `PROC_SUPER_MAGIC`.
 const PROC_MAGIC: u64 = 0x9fa0;
@@ -83,6 +84,10 @@ fn set_propagation(tree: BorrowedFd<'_>, plan: &MountPlan, root_propagation: u64
         mount::set_attributes(tree, &MountAttributes::new(0, 0, propagation & !MS_REC), propagation & MS_REC != 0)
     };
     let asked = plan.propagation;
+    // Recursively private is the end of all sharing, whatever was before.
+    if asked == MS_REC | MS_PRIVATE {
+        return change(asked);
+    }
     if root_propagation & MS_SHARED == 0 && asked != root_propagation {
         change(root_propagation | MS_REC)?;
     }
@@ -224,13 +229,14 @@ fn file_system(
         // A link here would be an image's attempt to have /proc and /sys elsewhere and be trusted nevertheless.
         "proc" | "sysfs" => {
             if !existed {
-                beneath::mkdir_all(root, &plan.destination, mode)?;
+                beneath::make_missing(root, &plan.destination, mode)?;
             }
             beneath::open_no_symlinks(root, &plan.destination, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?
         }
         _ => match existing {
             Ok(existing) => existing,
-            Err(_) => beneath::mkdir_all(root, &plan.destination, mode)?,
+            Err(Errno::NOENT) => beneath::make_missing(root, &plan.destination, mode)?,
+            Err(errno) => return Err(errno),
         },
     };
     let context = context_of(fstype, source)?;
@@ -271,11 +277,10 @@ fn cgroup_v1(root: BorrowedFd<'_>, plan: &MountPlan, hierarchies: &[(String, V1)
     mount::attach(top.as_fd(), target.as_fd())?;
     for (name, part) in hierarchies {
         rustix::fs::mkdirat(&top, name.as_str(), Mode::from_raw_mode(DIRECTORY_MODE))?;
-        let place = rustix::fs::openat(&top, name.as_str(), OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         match part {
             V1::Bind(tree) => {
                 mount::set_attributes(tree.as_fd(), &MountAttributes::new(plan.set, plan.clear, 0), false)?;
-                mount::attach(tree.as_fd(), place.as_fd())?;
+                mount::attach_in(tree.as_fd(), top.as_fd(), name)?;
             }
             V1::New(controllers) => {
                 let context = context_of("cgroup", "cgroup")?;
@@ -289,7 +294,7 @@ fn cgroup_v1(root: BorrowedFd<'_>, plan: &MountPlan, hierarchies: &[(String, V1)
                     }
                 }
                 let mounted = context.mount(plan.set)?;
-                mount::attach(mounted.as_fd(), place.as_fd())?;
+                mount::attach_in(mounted.as_fd(), top.as_fd(), name)?;
             }
         }
     }

@@ -7,6 +7,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 
 use kekkai_sys::process::CStringArray;
 use kekkai_sys::{Errno, capability, process, seccomp as filter};
@@ -35,6 +36,8 @@ pub(crate) struct PreparedProcess {
     no_new_privileges: bool,
     umask: Mode,
     oom_score_adj: Option<i32>,
+    /// What the process starts with: the launcher's own.
+    own_oom_score: i32,
     apparmor: Option<String>,
     keyring: CString,
 }
@@ -71,6 +74,7 @@ impl PreparedProcess {
             no_new_privileges: plan.no_new_privileges,
             umask: Mode::from_raw_mode(plan.umask),
             oom_score_adj: plan.oom_score_adj,
+            own_oom_score: own_oom_score(),
             apparmor: plan.apparmor.clone().filter(|profile| profile != "unconfined"),
             keyring: text(&format!("_ses.{id}"))?,
             identity,
@@ -88,22 +92,15 @@ impl PreparedProcess {
         Ok(())
     }
 
-    /// `/proc/self/oom_score_adj`, through any procfs that shows this process. Lowering it needs CAP_SYS_RESOURCE:
-    /// where that is refused, the current value stays if it is as low already.
-    pub(crate) fn set_oom_score(&self, procfs: &OwnedFd) -> Result<(), Failure> {
-        let Some(wanted) = self.oom_score_adj else { return Ok(()) };
-        let path = "self/oom_score_adj";
-        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
-        let file = rustix::fs::openat(procfs, path, flags, Mode::empty()).at(Stage::OomScore, path)?;
-        let mut buffer = [0u8; 16];
-        let length = rustix::io::read(&file, &mut buffer).at(Stage::OomScore, path)?;
-        let text = std::str::from_utf8(buffer.get(..length).unwrap_or_default()).unwrap_or_default();
-        let current = text.trim().parse::<i32>().unwrap_or_default();
-        if current == wanted {
-            return Ok(());
-        }
+    /// `/proc/self/oom_score_adj`, through the host's procfs. Lowering it needs CAP_SYS_RESOURCE: where that is
+    /// refused, the current value stays if it is lower already, as with runc.
+    pub(crate) fn set_oom_score(&self) -> Result<(), Failure> {
+        let Some(wanted) = self.oom_score_adj.filter(|wanted| *wanted != self.own_oom_score) else { return Ok(()) };
+        let path = "/proc/self/oom_score_adj";
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, flags, Mode::empty()).at(Stage::OomScore, path)?;
         match kekkai_sys::beneath::write_once(&file, wanted.to_string().as_bytes()) {
-            Err(Errno::ACCESS) if wanted < current => Ok(()),
+            Err(Errno::ACCESS) if wanted < self.own_oom_score => Ok(()),
             result => result.at(Stage::OomScore, wanted.to_string()),
         }
     }
@@ -224,6 +221,12 @@ impl PreparedProcess {
     }
 }
 
+/// The launcher's own `oom_score_adj`, read once: it does not change it.
+fn own_oom_score() -> i32 {
+    static OWN: OnceLock<i32> = OnceLock::new();
+    *OWN.get_or_init(|| std::fs::read_to_string("/proc/self/oom_score_adj").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0))
+}
+
 /// Whether a path can be executed by the calling process; the flag says that it could not even be looked at.
 fn check_program(path: &CString) -> Result<(), (Errno, bool)> {
     let stat = rustix::fs::stat(path.as_c_str()).map_err(|errno| (errno, true))?;
@@ -260,13 +263,16 @@ fn candidates(program: &str, environment: &[String]) -> Result<Vec<CString>, Fai
 pub(crate) fn standard_streams(stdio: Stdio, uid: u32, devpts: Option<&OwnedFd>) -> Result<([OwnedFd; 3], Option<OwnedFd>), Failure> {
     match stdio {
         Stdio::Pipes { stdin, stdout, stderr } => {
-            let null = || {
-                let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
-                rustix::fs::open("/dev/null", flags, Mode::empty()).at(Stage::Stdio, "/dev/null")
-            };
-            let take = |fd: Option<OwnedFd>| match fd {
-                Some(fd) => give(fd, uid),
-                None => null(),
+            let mut null: Option<OwnedFd> = None;
+            let mut take = |fd: Option<OwnedFd>| match (fd, &null) {
+                (Some(fd), _) => give(fd, uid),
+                (None, Some(null)) => null.try_clone().map_err(|_| Failure::new(Stage::Stdio, Errno::MFILE, "dup")),
+                (None, None) => {
+                    let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::CLOEXEC;
+                    let opened = rustix::fs::open("/dev/null", flags, Mode::empty()).at(Stage::Stdio, "/dev/null")?;
+                    null = opened.try_clone().ok();
+                    Ok(opened)
+                }
             };
             Ok(([take(stdin)?, take(stdout)?, take(stderr)?], None))
         }

@@ -88,7 +88,7 @@ pub(super) fn exec(process: &Process, container: &ContainerPlan) -> Result<ExecP
         version: PLAN_VERSION,
         id: container.id.clone(),
         process: plan,
-        cgroup: CgroupPlan { path: container.cgroup.path.clone(), limits: Limits::default() },
+        cgroup: CgroupPlan { path: container.cgroup.path.clone(), limits: Limits::default(), prepared: false },
         user_namespace: container.id_maps.is_some(),
         traceable: bounding & ptrace != 0,
     })
@@ -252,7 +252,7 @@ fn cgroup(linux: &Linux, id: &str) -> Result<CgroupPlan, PlanError> {
             }
         }
     }
-    Ok(CgroupPlan { path, limits })
+    Ok(CgroupPlan { path, limits, prepared: false })
 }
 
 /// The sysctls of a container must belong to a namespace of its own; anything else would change the host.

@@ -123,6 +123,12 @@ impl ContainerPlan {
         self.rootfs = rootfs;
     }
 
+    /// Says whether [`crate::prepare_cgroup`] has been called for this very plan since the cgroup was last removed:
+    /// the start then only joins it. (Where the cgroup is not there after all, the start makes it.)
+    pub fn set_cgroup_prepared(&mut self, prepared: bool) {
+        self.cgroup.prepared = prepared;
+    }
+
     /// The container's id.
     pub fn id(&self) -> &str {
         &self.id

@@ -78,6 +78,8 @@ pub(crate) struct CgroupPlan {
     /// Relative to the root of every hierarchy, no leading slash.
     pub(crate) path: String,
     pub(crate) limits: Limits,
+    /// Whether it was made, with these limits, by `prepare_cgroup`.
+    pub(crate) prepared: bool,
 }
 
 /// Who the process runs as.
