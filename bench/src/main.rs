@@ -34,7 +34,11 @@ pub(crate) struct Options {
 impl Options {
     /// `full` samples, or a tenth of them, five at least.
     pub(crate) fn count(&self, full: usize) -> usize {
-        if self.quick { (full / 10).max(5).min(full) } else { full }
+        if self.quick {
+            (full / 10).max(5).min(full)
+        } else {
+            full
+        }
     }
 }
 
@@ -47,8 +51,18 @@ fn parse() -> Result<Options> {
             "--no-docker" => options.no_docker = true,
             "--no-kekkai" => options.no_kekkai = true,
             "--write" => options.write = true,
-            "--only" => options.only = words.next().unwrap_or_default().split(',').map(str::to_owned).collect(),
-            other => anyhow::bail!("unknown argument {other}; rows are: {}", rows::NAMES.join(", ")),
+            "--only" => {
+                options.only = words
+                    .next()
+                    .unwrap_or_default()
+                    .split(',')
+                    .map(str::to_owned)
+                    .collect()
+            }
+            other => anyhow::bail!(
+                "unknown argument {other}; rows are: {}",
+                rows::NAMES.join(", ")
+            ),
         }
     }
     Ok(options)

@@ -30,8 +30,15 @@ impl Memory {
 }
 
 fn field(text: &str, name: &str) -> i64 {
-    let line = text.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
-    line.split_whitespace().next().and_then(|v| v.parse::<i64>().ok()).unwrap_or(0) * 1024
+    let line = text
+        .lines()
+        .find_map(|l| l.strip_prefix(name))
+        .unwrap_or_default();
+    line.split_whitespace()
+        .next()
+        .and_then(|v| v.parse::<i64>().ok())
+        .unwrap_or(0)
+        * 1024
 }
 
 /// Looks at all of the processes at once.
@@ -44,12 +51,23 @@ pub(crate) fn of(processes: &[u32], tmpfs: Option<&Path>) -> Result<Memory> {
         let rollup = std::fs::read_to_string(format!("{proc}/smaps_rollup")).unwrap_or_default();
         memory.pss += field(&rollup, "Pss:");
         memory.rss += field(&rollup, "Rss:");
-        for line in std::fs::read_to_string(format!("{proc}/maps")).unwrap_or_default().lines() {
+        for line in std::fs::read_to_string(format!("{proc}/maps"))
+            .unwrap_or_default()
+            .lines()
+        {
             if line.contains("/memfd:") {
-                mapped.extend(line.split_whitespace().nth(4).and_then(|i| i.parse::<u64>().ok()));
+                mapped.extend(
+                    line.split_whitespace()
+                        .nth(4)
+                        .and_then(|i| i.parse::<u64>().ok()),
+                );
             }
         }
-        for entry in std::fs::read_dir(format!("{proc}/fd")).into_iter().flatten().flatten() {
+        for entry in std::fs::read_dir(format!("{proc}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let target = std::fs::read_link(entry.path()).unwrap_or_default();
             if target.to_string_lossy().starts_with("/memfd:") {
                 if let Ok(data) = std::fs::metadata(entry.path()) {
@@ -58,12 +76,19 @@ pub(crate) fn of(processes: &[u32], tmpfs: Option<&Path>) -> Result<Memory> {
             }
         }
     }
-    memory.memfd = memfds.iter().filter(|(inode, _)| !mapped.contains(inode)).map(|(_, bytes)| bytes).sum();
+    memory.memfd = memfds
+        .iter()
+        .filter(|(inode, _)| !mapped.contains(inode))
+        .map(|(_, bytes)| bytes)
+        .sum();
     if let Some(path) = tmpfs {
         let stat = rustix::fs::statvfs(path)?;
         memory.tmpfs = ((stat.f_blocks - stat.f_bfree) * stat.f_frsize) as i64;
     }
     let info = std::fs::read_to_string("/proc/meminfo")?;
-    memory.kernel = ["Slab:", "Percpu:", "KernelStack:", "PageTables:"].iter().map(|n| field(&info, n)).sum();
+    memory.kernel = ["Slab:", "Percpu:", "KernelStack:", "PageTables:"]
+        .iter()
+        .map(|n| field(&info, n))
+        .sum();
     Ok(memory)
 }

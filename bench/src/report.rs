@@ -58,9 +58,16 @@ impl Report {
     pub(crate) fn write_into_readme(&self) -> Result<()> {
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
         let text = std::fs::read_to_string(&path)?;
-        let (before, rest) = text.split_once(BEGIN).context("bench/README.md has no begin mark")?;
-        let (_, after) = rest.split_once(END).context("bench/README.md has no end mark")?;
-        std::fs::write(&path, format!("{before}{BEGIN}\n\n{}\n{END}{after}", self.markdown()))?;
+        let (before, rest) = text
+            .split_once(BEGIN)
+            .context("bench/README.md has no begin mark")?;
+        let (_, after) = rest
+            .split_once(END)
+            .context("bench/README.md has no end mark")?;
+        std::fs::write(
+            &path,
+            format!("{before}{BEGIN}\n\n{}\n{END}{after}", self.markdown()),
+        )?;
         Ok(())
     }
 }

@@ -15,7 +15,11 @@ impl Samples {
         let mut sorted = self.0.clone();
         sorted.sort();
         let rank = (q * sorted.len() as f64).ceil() as usize;
-        sorted.get(rank.saturating_sub(1)).or(sorted.last()).copied().unwrap_or_default()
+        sorted
+            .get(rank.saturating_sub(1))
+            .or(sorted.last())
+            .copied()
+            .unwrap_or_default()
     }
 
     /// The middle one.
@@ -28,32 +32,53 @@ impl Samples {
         if self.0.is_empty() {
             return "–".into();
         }
-        format!("{} / {} / {}", ms(self.quantile(0.0)), ms(self.median()), ms(self.quantile(0.99)))
+        format!(
+            "{} / {} / {}",
+            ms(self.quantile(0.0)),
+            ms(self.median()),
+            ms(self.quantile(0.99))
+        )
     }
 }
 
 /// Milliseconds with as many digits as carry meaning.
 pub(crate) fn ms(d: Duration) -> String {
     let value = d.as_secs_f64() * 1000.0;
-    if value < 10.0 { format!("{value:.2}") } else if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
+    if value < 10.0 {
+        format!("{value:.2}")
+    } else if value < 100.0 {
+        format!("{value:.1}")
+    } else {
+        format!("{value:.0}")
+    }
 }
 
 /// Runs one command to its end, its output thrown away; a failure is an error, not a sample.
 pub(crate) fn time(mut command: Command) -> Result<Duration> {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     let started = Instant::now();
     let mut child = command.spawn().with_context(|| format!("{command:?}"))?;
     let status = child.wait()?;
     let took = started.elapsed();
     if !status.success() {
         let out = command.stderr(Stdio::piped()).output()?;
-        bail!("{command:?}: {status}; again: {}", String::from_utf8_lossy(&out.stderr));
+        bail!(
+            "{command:?}: {status}; again: {}",
+            String::from_utf8_lossy(&out.stderr)
+        );
     }
     Ok(took)
 }
 
 /// A B A B …: one sample of each in turn, with a pause before each.
-pub(crate) fn in_turns(count: usize, pause: Duration, commands: &[&dyn Fn() -> Command]) -> Result<Vec<Samples>> {
+pub(crate) fn in_turns(
+    count: usize,
+    pause: Duration,
+    commands: &[&dyn Fn() -> Command],
+) -> Result<Vec<Samples>> {
     let mut samples = vec![Samples::default(); commands.len()];
     for command in commands {
         // The first of its kind pays for cold caches and lazy start; it is not of the series.

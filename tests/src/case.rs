@@ -42,7 +42,12 @@ pub struct Case {
 impl Case {
     /// A row of every column.
     pub const fn new(name: &'static str, steps: fn(&Ctx<'_>)) -> Self {
-        Self { name, on: On::All, real_images: false, steps }
+        Self {
+            name,
+            on: On::All,
+            real_images: false,
+            steps,
+        }
     }
     /// The same, elsewhere.
     pub const fn on(mut self, on: On) -> Self {
@@ -79,10 +84,19 @@ pub const DEADLINE: Duration = Duration::from_secs(90);
 impl<'a> Ctx<'a> {
     /// Hands for a new case.
     pub fn new(world: &'a World, cli: Cli) -> Self {
-        let name = format!("kkt{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!(
+            "kkt{}x{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let share = world.share().join(&name);
         std::fs::create_dir_all(&share).expect("a folder in our own share");
-        Self { world, cli, name, share }
+        Self {
+            world,
+            cli,
+            name,
+            share,
+        }
     }
 
     /// Fills in the `@` words.
@@ -107,7 +121,11 @@ impl<'a> Ctx<'a> {
     }
 
     fn words(&self, line: &str) -> String {
-        let cli = if self.cli == Cli::Docker { "docker" } else { "kekkai" };
+        let cli = if self.cli == Cli::Docker {
+            "docker"
+        } else {
+            "kekkai"
+        };
         format!("{cli} {}", self.fill(line))
     }
 
@@ -191,37 +209,67 @@ impl<'a> Ctx<'a> {
     /// Whether a container has that `State.Status`.
     pub fn state(&self, container: &str) -> String {
         let answer = self.api("GET", &format!("/containers/{container}/json"));
-        answer.json()["State"]["Status"].as_str().unwrap_or("absent").to_owned()
+        answer.json()["State"]["Status"]
+            .as_str()
+            .unwrap_or("absent")
+            .to_owned()
     }
 
     /// Waits until a container has that `State.Status` (`absent` when there is none).
     #[track_caller]
     pub fn wait_state(&self, container: &str, state: &str) {
-        self.until(&format!("{container} is {state}"), || self.state(container) == state);
+        self.until(&format!("{container} is {state}"), || {
+            self.state(container) == state
+        });
     }
 
     /// Removes what carries this case's name.
     pub fn clean_up(&self) {
         let ask = |method: &str, path: &str| http::request(&self.world.socket, method, path, None);
-        let named = |v: &Value| v.as_str().is_some_and(|s| s.trim_start_matches('/').starts_with(&self.name));
+        let named = |v: &Value| {
+            v.as_str()
+                .is_some_and(|s| s.trim_start_matches('/').starts_with(&self.name))
+        };
         let filter = format!("%7B%22name%22%3A%5B%22{}%22%5D%7D", self.name);
         if let Ok(answer) = ask("GET", &format!("/containers/json?all=1&filters={filter}")) {
             for container in answer.json().as_array().into_iter().flatten() {
-                if container["Names"].as_array().is_some_and(|n| n.iter().any(named)) {
+                if container["Names"]
+                    .as_array()
+                    .is_some_and(|n| n.iter().any(named))
+                {
                     let id = container["Id"].as_str().unwrap_or_default();
                     drop(ask("DELETE", &format!("/containers/{id}?force=1&v=1")));
                 }
             }
         }
         if let Ok(answer) = ask("GET", &format!("/volumes?filters={filter}")) {
-            for volume in answer.json()["Volumes"].as_array().into_iter().flatten().filter(|v| named(&v["Name"])) {
-                drop(ask("DELETE", &format!("/volumes/{}?force=1", volume["Name"].as_str().unwrap_or_default())));
+            for volume in answer.json()["Volumes"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter(|v| named(&v["Name"]))
+            {
+                drop(ask(
+                    "DELETE",
+                    &format!(
+                        "/volumes/{}?force=1",
+                        volume["Name"].as_str().unwrap_or_default()
+                    ),
+                ));
             }
         }
         if let Ok(answer) = ask("GET", "/images/json") {
             for image in answer.json().as_array().into_iter().flatten() {
-                for tag in image["RepoTags"].as_array().into_iter().flatten().filter(|t| named(t)) {
-                    drop(ask("DELETE", &format!("/images/{}?force=1", tag.as_str().unwrap_or_default())));
+                for tag in image["RepoTags"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .filter(|t| named(t))
+                {
+                    drop(ask(
+                        "DELETE",
+                        &format!("/images/{}?force=1", tag.as_str().unwrap_or_default()),
+                    ));
                 }
             }
         }

@@ -78,25 +78,48 @@ impl Running {
     /// Starts the command; `stdin` None gives it `/dev/null`.
     pub fn start(mut command: Command, words: String, stdin: Option<&[u8]>) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.stdin(if stdin.is_some() { Stdio::piped() } else { Stdio::null() });
+        command.stdin(if stdin.is_some() {
+            Stdio::piped()
+        } else {
+            Stdio::null()
+        });
         let started = Instant::now();
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("spawn of `{words}`: {e}"));
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("spawn of `{words}`: {e}"));
         if let (Some(bytes), Some(mut pipe)) = (stdin, child.stdin.take()) {
             let bytes = bytes.to_vec();
             // A child that does not read its input is not an error of this thread.
             std::thread::spawn(move || drop(pipe.write_all(&bytes)));
         }
         let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
-        Self { child, command: words, stdout, stderr, started }
+        Self {
+            child,
+            command: words,
+            stdout,
+            stderr,
+            started,
+        }
     }
 
     /// Starts it with a stdin pipe that the caller holds in `self.child.stdin`.
     pub fn start_piped(mut command: Command, words: String) -> Self {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped()).stdin(Stdio::piped());
+        command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .stdin(Stdio::piped());
         let started = Instant::now();
-        let mut child = command.spawn().unwrap_or_else(|e| panic!("spawn of `{words}`: {e}"));
+        let mut child = command
+            .spawn()
+            .unwrap_or_else(|e| panic!("spawn of `{words}`: {e}"));
         let (stdout, stderr) = (drain(child.stdout.take()), drain(child.stderr.take()));
-        Self { child, command: words, stdout, stderr, started }
+        Self {
+            child,
+            command: words,
+            stdout,
+            stderr,
+            started,
+        }
     }
 
     /// Sends the command (not the container) a signal.
@@ -113,7 +136,9 @@ impl Running {
         let code = loop {
             match self.child.try_wait().expect("our own child") {
                 Some(status) => {
-                    break status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+                    break status
+                        .code()
+                        .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
                 }
                 None if Instant::now() > until => {
                     drop(self.child.kill());
@@ -126,19 +151,43 @@ impl Running {
         };
         let took = self.started.elapsed();
         let text = |handle: Option<JoinHandle<Vec<u8>>>| {
-            let bytes = handle.map(|h| h.join().unwrap_or_default()).unwrap_or_default();
-            String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
+            let bytes = handle
+                .map(|h| h.join().unwrap_or_default())
+                .unwrap_or_default();
+            String::from_utf8(bytes)
+                .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
         };
         let (stdout, stderr) = (text(self.stdout.take()), text(self.stderr.take()));
-        Out { command: self.command, code, stdout, stderr, took }
+        Out {
+            command: self.command,
+            code,
+            stdout,
+            stderr,
+            took,
+        }
     }
 }
 
 impl Out {
     fn fail(&self, wanted: &str) -> ! {
-        let mut text = format!("`{}`: wanted {wanted}\n  got exit code {}", self.command, self.code);
-        let cut = |s: &str| if s.len() > 1500 { format!("{}…", String::from_utf8_lossy(&s.as_bytes()[..1500])) } else { s.to_owned() };
-        write!(text, "\n  stdout: {:?}\n  stderr: {:?}", cut(&self.stdout), cut(&self.stderr)).expect("memory");
+        let mut text = format!(
+            "`{}`: wanted {wanted}\n  got exit code {}",
+            self.command, self.code
+        );
+        let cut = |s: &str| {
+            if s.len() > 1500 {
+                format!("{}…", String::from_utf8_lossy(&s.as_bytes()[..1500]))
+            } else {
+                s.to_owned()
+            }
+        };
+        write!(
+            text,
+            "\n  stdout: {:?}\n  stderr: {:?}",
+            cut(&self.stdout),
+            cut(&self.stderr)
+        )
+        .expect("memory");
         panic!("{text}");
     }
 

@@ -33,7 +33,13 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { args: Vec::new(), env: Vec::new(), size: "6g".into(), data_size: None, disk: None }
+        Self {
+            args: Vec::new(),
+            env: Vec::new(),
+            size: "6g".into(),
+            data_size: None,
+            disk: None,
+        }
     }
 }
 
@@ -70,12 +76,19 @@ pub fn binary(name: &str) -> Result<PathBuf> {
             let own = std::env::current_exe()?;
             let folder = own.parent().context("no target folder")?;
             let in_deps = folder.file_name().is_some_and(|n| n == "deps");
-            if in_deps { folder.parent().context("no target folder")?.to_owned() } else { folder.to_owned() }
+            if in_deps {
+                folder.parent().context("no target folder")?.to_owned()
+            } else {
+                folder.to_owned()
+            }
         }
     };
     let path = folder.join(name);
     if !path.exists() {
-        bail!("{} is not built: cargo build -p kekkai -p kekkai-keeper", path.display());
+        bail!(
+            "{} is not built: cargo build -p kekkai -p kekkai-keeper",
+            path.display()
+        );
     }
     Ok(path)
 }
@@ -83,11 +96,21 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 impl Daemon {
     /// Makes the roots and starts the daemon in them.
     pub fn start(options: Options) -> Result<Self> {
-        let id = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let id = format!(
+            "{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
         let base = PathBuf::from(format!("/run/kekkai-test-{id}"));
         std::fs::create_dir_all(&base)?;
         let size = std::ffi::CString::new(format!("size={},mode=755", options.size))?;
-        rustix::mount::mount("kekkai-test", &base, "tmpfs", MountFlags::empty(), Some(size.as_c_str()))?;
+        rustix::mount::mount(
+            "kekkai-test",
+            &base,
+            "tmpfs",
+            MountFlags::empty(),
+            Some(size.as_c_str()),
+        )?;
         let data = options.disk.clone().unwrap_or_else(|| base.join("data"));
         let exec = base.join("run");
         for folder in [&data, &exec, &base.join("share"), &base.join("config")] {
@@ -95,11 +118,21 @@ impl Daemon {
         }
         if let Some(size) = &options.data_size {
             let size = std::ffi::CString::new(format!("size={size},mode=755"))?;
-            rustix::mount::mount("kekkai-test", &data, "tmpfs", MountFlags::empty(), Some(size.as_c_str()))?;
+            rustix::mount::mount(
+                "kekkai-test",
+                &data,
+                "tmpfs",
+                MountFlags::empty(),
+                Some(size.as_c_str()),
+            )?;
         }
         std::fs::write(base.join("config/daemon.json"), "{}\n")?;
         // Linux gives an interface's name 15 bytes. The address range is one nobody else on the machine routes.
-        let short = format!("{:x}{}", std::process::id(), id.rsplit('-').next().unwrap_or_default());
+        let short = format!(
+            "{:x}{}",
+            std::process::id(),
+            id.rsplit('-').next().unwrap_or_default()
+        );
         let gateway = free_subnet()?;
         let mut daemon = Self {
             socket: exec.join("kekkai.sock"),
@@ -128,11 +161,28 @@ impl Daemon {
         pair(&mut command, "--data-root", &self.data);
         pair(&mut command, "--exec-root", &self.exec);
         pair(&mut command, "--pidfile", &self.base.join("daemon.pid"));
-        pair(&mut command, "--config-file", &self.base.join("config/daemon.json"));
-        command.arg("--host").arg(format!("unix://{}", self.socket.display()));
-        command.arg("--bridge").arg(&self.bridge).arg("--bip").arg(format!("{}/24", self.gateway));
-        command.arg("--nft-table").arg(&self.table).arg("--cgroup-parent").arg(&self.cgroup);
-        command.arg("--log-level").arg("debug").args(&self.options.args);
+        pair(
+            &mut command,
+            "--config-file",
+            &self.base.join("config/daemon.json"),
+        );
+        command
+            .arg("--host")
+            .arg(format!("unix://{}", self.socket.display()));
+        command
+            .arg("--bridge")
+            .arg(&self.bridge)
+            .arg("--bip")
+            .arg(format!("{}/24", self.gateway));
+        command
+            .arg("--nft-table")
+            .arg(&self.table)
+            .arg("--cgroup-parent")
+            .arg(&self.cgroup);
+        command
+            .arg("--log-level")
+            .arg("debug")
+            .args(&self.options.args);
         command.envs(self.options.env.iter().map(|(k, v)| (k, v)));
         // A cargo test's environment is not a daemon's.
         command.env_remove("DOCKER_HOST").env_remove("KEKKAI_HOST");
@@ -143,21 +193,32 @@ impl Daemon {
     pub fn launch(&mut self) -> Result<()> {
         let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = self.command()?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
         let mut child = command.spawn().context("spawning kekkai daemon")?;
         let until = Instant::now() + Duration::from_secs(20);
         loop {
-            if crate::http::request(&self.socket, "GET", "/_ping", None).is_ok_and(|a| a.status == 200) {
+            if crate::http::request(&self.socket, "GET", "/_ping", None)
+                .is_ok_and(|a| a.status == 200)
+            {
                 self.child = Some(child);
                 return Ok(());
             }
             if let Some(status) = child.try_wait()? {
-                bail!("kekkai daemon ended at once ({status}); its log ends:\n{}", self.log_tail(30));
+                bail!(
+                    "kekkai daemon ended at once ({status}); its log ends:\n{}",
+                    self.log_tail(30)
+                );
             }
             if Instant::now() > until {
                 drop(child.kill());
                 drop(child.wait());
-                bail!("kekkai daemon does not answer; its log ends:\n{}", self.log_tail(30));
+                bail!(
+                    "kekkai daemon does not answer; its log ends:\n{}",
+                    self.log_tail(30)
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -165,7 +226,11 @@ impl Daemon {
 
     /// Where the daemon's log goes; not on the tmpfs where that is being measured.
     fn log(&self) -> PathBuf {
-        self.options.disk.as_ref().unwrap_or(&self.base).join("daemon.log")
+        self.options
+            .disk
+            .as_ref()
+            .unwrap_or(&self.base)
+            .join("daemon.log")
     }
 
     /// The last lines of the daemon's log.
@@ -187,7 +252,9 @@ impl Daemon {
 
     /// Sends the daemon a signal and waits for its end.
     pub fn end(&mut self, signal: Signal) -> Result<()> {
-        let Some(mut child) = self.child.take() else { return Ok(()) };
+        let Some(mut child) = self.child.take() else {
+            return Ok(());
+        };
         // ESRCH: it ended by itself, which is as good.
         kill_process(Pid::from_child(&child), signal).ok();
         let until = Instant::now() + Duration::from_secs(30);
@@ -195,7 +262,10 @@ impl Daemon {
             if Instant::now() > until {
                 drop(child.kill());
                 drop(child.wait());
-                bail!("the daemon did not end within 30 s of {signal:?}; its log ends:\n{}", self.log_tail(30));
+                bail!(
+                    "the daemon did not end within 30 s of {signal:?}; its log ends:\n{}",
+                    self.log_tail(30)
+                );
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -204,7 +274,10 @@ impl Daemon {
 
     /// Whether the daemon has ended by itself (a fail point killed it); reaps it.
     pub fn has_ended(&mut self) -> bool {
-        let ended = self.child.as_mut().is_none_or(|c| c.try_wait().ok().flatten().is_some());
+        let ended = self
+            .child
+            .as_mut()
+            .is_none_or(|c| c.try_wait().ok().flatten().is_some());
         if ended {
             self.child = None;
         }
@@ -215,7 +288,10 @@ impl Daemon {
     /// line (or, failing that, by the socket they listen on).
     pub fn helpers(&self) -> Vec<(u32, String)> {
         let daemon = self.pid();
-        leftovers::processes_of(&self.exec).into_iter().filter(|(pid, _)| Some(*pid) != daemon).collect()
+        leftovers::processes_of(&self.exec)
+            .into_iter()
+            .filter(|(pid, _)| Some(*pid) != daemon)
+            .collect()
     }
 
     /// The keeper: the process that listens on `keeper.sock`.
@@ -223,8 +299,15 @@ impl Daemon {
         use std::os::fd::AsFd;
         let address = rustix::net::SocketAddrUnix::new(self.exec.join("keeper.sock")).ok()?;
         let flags = rustix::net::SocketFlags::CLOEXEC;
-        for kind in [rustix::net::SocketType::SEQPACKET, rustix::net::SocketType::STREAM] {
-            let Ok(socket) = rustix::net::socket_with(rustix::net::AddressFamily::UNIX, kind, flags, None) else { continue };
+        for kind in [
+            rustix::net::SocketType::SEQPACKET,
+            rustix::net::SocketType::STREAM,
+        ] {
+            let Ok(socket) =
+                rustix::net::socket_with(rustix::net::AddressFamily::UNIX, kind, flags, None)
+            else {
+                continue;
+            };
             if rustix::net::connect(&socket, &address).is_ok() {
                 let credentials = rustix::net::sockopt::socket_peercred(socket.as_fd()).ok()?;
                 return Some(credentials.pid.as_raw_nonzero().get() as u32);
@@ -270,7 +353,11 @@ impl Daemon {
         }
         // What `system stop` should have ended. The guardian would start another keeper, so it is ended first.
         let mut helpers = self.helpers();
-        left.extend(helpers.iter().map(|(pid, line)| format!("process {pid}: {line}")));
+        left.extend(
+            helpers
+                .iter()
+                .map(|(pid, line)| format!("process {pid}: {line}")),
+        );
         let guardian = self.guardian_pid();
         helpers.sort_by_key(|(pid, _)| Some(*pid) != guardian);
         for (pid, _) in &helpers {
@@ -285,7 +372,10 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        left.extend(leftovers::mounts_below(&self.base, &[&self.base, &self.data]));
+        left.extend(leftovers::mounts_below(
+            &self.base,
+            &[&self.base, &self.data],
+        ));
         left.extend(leftovers::cgroups_inside(&self.cgroup));
         left.extend(leftovers::ports_of_bridge(&self.bridge));
         leftovers::remove_cgroups(&self.cgroup);
@@ -315,7 +405,10 @@ impl Daemon {
             }
             left.extend(leftovers::entries(&self.exec.join("containers")));
             left.extend(leftovers::cgroups_inside(&self.cgroup));
-            left.extend(leftovers::mounts_below(&self.base, &[&self.base, &self.data]));
+            left.extend(leftovers::mounts_below(
+                &self.base,
+                &[&self.base, &self.data],
+            ));
             left
         };
         let until = Instant::now() + Duration::from_secs(10);

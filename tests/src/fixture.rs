@@ -48,13 +48,19 @@ impl Layer {
         let bytes = match compression {
             Compression::None => tar.to_vec(),
             Compression::Gzip => {
-                let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                let mut out =
+                    flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
                 out.write_all(tar).expect("memory write");
                 out.finish().expect("memory write")
             }
             Compression::Zstd => zstd::bulk::compress(tar, 3).expect("zstd of memory"),
         };
-        Self { diff_id: digest(tar), digest: digest(&bytes), bytes: bytes.into(), compression }
+        Self {
+            diff_id: digest(tar),
+            digest: digest(&bytes),
+            bytes: bytes.into(),
+            compression,
+        }
     }
 }
 
@@ -86,7 +92,11 @@ pub struct Attr {
 
 /// Root's, with these permission bits.
 pub fn mode(mode: u32) -> Attr {
-    Attr { mode, uid: 0, gid: 0 }
+    Attr {
+        mode,
+        uid: 0,
+        gid: 0,
+    }
 }
 
 impl TarBuilder {
@@ -95,7 +105,14 @@ impl TarBuilder {
         Self(tar::Builder::new(Vec::new()))
     }
 
-    fn entry(&mut self, path: &str, kind: tar::EntryType, attr: Attr, link: Option<&str>, data: &[u8]) -> &mut Self {
+    fn entry(
+        &mut self,
+        path: &str,
+        kind: tar::EntryType,
+        attr: Attr,
+        link: Option<&str>,
+        data: &[u8],
+    ) -> &mut Self {
         let mut header = tar::Header::new_gnu();
         // Names are written raw: `set_path` would refuse the hostile ones that some tests are about.
         {
@@ -121,7 +138,13 @@ impl TarBuilder {
 
     /// A directory.
     pub fn dir(&mut self, path: &str, attr: Attr) -> &mut Self {
-        self.entry(&format!("{path}/"), tar::EntryType::Directory, attr, None, b"")
+        self.entry(
+            &format!("{path}/"),
+            tar::EntryType::Directory,
+            attr,
+            None,
+            b"",
+        )
     }
 
     /// A regular file.
@@ -131,7 +154,13 @@ impl TarBuilder {
 
     /// A symbolic link.
     pub fn symlink(&mut self, path: &str, target: &str) -> &mut Self {
-        self.entry(path, tar::EntryType::Symlink, mode(0o777), Some(target), b"")
+        self.entry(
+            path,
+            tar::EntryType::Symlink,
+            mode(0o777),
+            Some(target),
+            b"",
+        )
     }
 
     /// A hard link.
@@ -162,8 +191,16 @@ impl TarBuilder {
     }
 
     /// A regular file with PAX records in front of it (extended attributes).
-    pub fn file_with_pax(&mut self, path: &str, attr: Attr, data: &[u8], pax: &[(&str, &[u8])]) -> &mut Self {
-        self.0.append_pax_extensions(pax.iter().copied()).expect("memory write");
+    pub fn file_with_pax(
+        &mut self,
+        path: &str,
+        attr: Attr,
+        data: &[u8],
+        pax: &[(&str, &[u8])],
+    ) -> &mut Self {
+        self.0
+            .append_pax_extensions(pax.iter().copied())
+            .expect("memory write");
         self.file(path, attr, data)
     }
 
@@ -199,7 +236,12 @@ pub struct Image {
 
 impl Image {
     /// Writes config and manifest over layers. `config` is the OCI `config` object (Env, Cmd, …).
-    pub fn new(layers: Vec<Layer>, config: &Value, flavour: Flavour, architecture: &'static str) -> Self {
+    pub fn new(
+        layers: Vec<Layer>,
+        config: &Value,
+        flavour: Flavour,
+        architecture: &'static str,
+    ) -> Self {
         let diff_ids: Vec<&str> = layers.iter().map(|l| l.diff_id.as_str()).collect();
         let history: Vec<Value> = layers
             .iter()
@@ -212,9 +254,10 @@ impl Image {
         });
         let config: Arc<[u8]> = serde_json::to_vec(&document).expect("a value").into();
         let (media_type, config_type) = match flavour {
-            Flavour::Oci => {
-                ("application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.config.v1+json")
-            }
+            Flavour::Oci => (
+                "application/vnd.oci.image.manifest.v1+json",
+                "application/vnd.oci.image.config.v1+json",
+            ),
             Flavour::Docker => (
                 "application/vnd.docker.distribution.manifest.v2+json",
                 "application/vnd.docker.container.image.v1+json",
@@ -225,9 +268,15 @@ impl Image {
             .map(|l| {
                 let kind = match (flavour, l.compression) {
                     (Flavour::Oci, Compression::None) => "application/vnd.oci.image.layer.v1.tar",
-                    (Flavour::Oci, Compression::Gzip) => "application/vnd.oci.image.layer.v1.tar+gzip",
-                    (Flavour::Oci, Compression::Zstd) => "application/vnd.oci.image.layer.v1.tar+zstd",
-                    (Flavour::Docker, Compression::None) => "application/vnd.docker.image.rootfs.diff.tar",
+                    (Flavour::Oci, Compression::Gzip) => {
+                        "application/vnd.oci.image.layer.v1.tar+gzip"
+                    }
+                    (Flavour::Oci, Compression::Zstd) => {
+                        "application/vnd.oci.image.layer.v1.tar+zstd"
+                    }
+                    (Flavour::Docker, Compression::None) => {
+                        "application/vnd.docker.image.rootfs.diff.tar"
+                    }
                     (Flavour::Docker, _) => "application/vnd.docker.image.rootfs.diff.tar.gzip",
                 };
                 json!({"mediaType": kind, "digest": l.digest, "size": l.bytes.len()})
@@ -239,7 +288,13 @@ impl Image {
             "layers": described,
         });
         let manifest = serde_json::to_vec(&manifest).expect("a value").into();
-        Self { config, manifest, media_type, layers, architecture }
+        Self {
+            config,
+            manifest,
+            media_type,
+            layers,
+            architecture,
+        }
     }
 
     /// The image id as Docker with graph drivers shows it: the digest of the config.
@@ -265,17 +320,30 @@ impl Image {
             names.push(name);
         }
         let manifest = json!([{"Config": config_name, "RepoTags": repo_tags, "Layers": names}]);
-        tar.file("manifest.json", mode(0o644), &serde_json::to_vec(&manifest).expect("a value"));
+        tar.file(
+            "manifest.json",
+            mode(0o644),
+            &serde_json::to_vec(&manifest).expect("a value"),
+        );
         tar.finish()
     }
 
     /// A tar of an OCI layout whose index names this image.
     pub fn oci_archive(&self, name: &str) -> Vec<u8> {
         let mut tar = TarBuilder::new();
-        tar.file("oci-layout", mode(0o644), br#"{"imageLayoutVersion":"1.0.0"}"#);
-        tar.dir("blobs", mode(0o755)).dir("blobs/sha256", mode(0o755));
+        tar.file(
+            "oci-layout",
+            mode(0o644),
+            br#"{"imageLayoutVersion":"1.0.0"}"#,
+        );
+        tar.dir("blobs", mode(0o755))
+            .dir("blobs/sha256", mode(0o755));
         let mut put = |bytes: &[u8]| {
-            tar.file(&format!("blobs/sha256/{}", &digest(bytes)[7..]), mode(0o644), bytes);
+            tar.file(
+                &format!("blobs/sha256/{}", &digest(bytes)[7..]),
+                mode(0o644),
+                bytes,
+            );
         };
         put(&self.config);
         put(&self.manifest);
@@ -286,7 +354,11 @@ impl Image {
             "mediaType": self.media_type, "digest": self.manifest_digest(), "size": self.manifest.len(),
             "annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name.rsplit(':').next()},
         }]});
-        tar.file("index.json", mode(0o644), &serde_json::to_vec(&index).expect("a value"));
+        tar.file(
+            "index.json",
+            mode(0o644),
+            &serde_json::to_vec(&index).expect("a value"),
+        );
         tar.finish()
     }
 }
@@ -301,8 +373,14 @@ pub struct Fixtures {
 }
 
 fn applets(busybox: &Path) -> Result<Vec<String>> {
-    let out = Command::new(busybox).arg("--list").output().context("busybox --list (Debian: busybox-static)")?;
-    Ok(String::from_utf8_lossy(&out.stdout).lines().map(str::to_owned).collect())
+    let out = Command::new(busybox)
+        .arg("--list")
+        .output()
+        .context("busybox --list (Debian: busybox-static)")?;
+    Ok(String::from_utf8_lossy(&out.stdout)
+        .lines()
+        .map(str::to_owned)
+        .collect())
 }
 
 /// Where Debian puts the static busybox.
@@ -319,12 +397,21 @@ pub fn busybox_path() -> Result<std::path::PathBuf> {
 fn base_tar(busybox: &Path) -> Result<Vec<u8>> {
     let program = std::fs::read(busybox)?;
     let mut tar = TarBuilder::new();
-    for dir in ["bin", "dev", "etc", "home", "proc", "sys", "usr", "usr/bin", "usr/sbin", "var", "var/log"] {
+    for dir in [
+        "bin", "dev", "etc", "home", "proc", "sys", "usr", "usr/bin", "usr/sbin", "var", "var/log",
+    ] {
         tar.dir(dir, mode(0o755));
     }
     tar.symlink("sbin", "bin");
     tar.dir("root", mode(0o700)).dir("tmp", mode(0o1777));
-    tar.dir("home/alice", Attr { mode: 0o755, uid: 1000, gid: 1000 });
+    tar.dir(
+        "home/alice",
+        Attr {
+            mode: 0o755,
+            uid: 1000,
+            gid: 1000,
+        },
+    );
     tar.file("bin/busybox", mode(0o755), &program);
     for applet in applets(busybox)? {
         if applet != "busybox" {
@@ -334,8 +421,16 @@ fn base_tar(busybox: &Path) -> Result<Vec<u8>> {
     tar.file("etc/passwd", mode(0o644), b"root:x:0:0:root:/root:/bin/sh\nbin:x:1:1:bin:/bin:/bin/false\nalice:x:1000:1000:Alice:/home/alice:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n");
     tar.file("etc/group", mode(0o644), b"root:x:0:\nbin:x:1:\ntty:x:5:\nwheel:x:10:alice\nalice:x:1000:\nextra:x:2000:alice\nnogroup:x:65534:\n");
     tar.file("etc/notexec", mode(0o644), b"not a program\n");
-    tar.file("bin/garbage", mode(0o755), b"\x7fgarbage that no kernel runs\n");
-    tar.file("bin/noshebang", mode(0o755), b"echo a script without an interpreter line\n");
+    tar.file(
+        "bin/garbage",
+        mode(0o755),
+        b"\x7fgarbage that no kernel runs\n",
+    );
+    tar.file(
+        "bin/noshebang",
+        mode(0o755),
+        b"echo a script without an interpreter line\n",
+    );
     tar.file("bin/badinterp", mode(0o755), b"#!/no/such/interpreter\n");
     Ok(tar.finish())
 }
@@ -355,10 +450,32 @@ impl Fixtures {
         let mut put = |name: &str, image: Image| {
             images.insert(name.to_owned(), image);
         };
-        put("box:latest", Image::new(vec![gz.clone()], &default_config(), Oci, "amd64"));
-        put("box:docker", Image::new(vec![gz.clone()], &default_config(), Docker, "amd64"));
-        put("box:zstd", Image::new(vec![Layer::new(&base, Zstd)], &default_config(), Oci, "amd64"));
-        put("box:plain", Image::new(vec![Layer::new(&base, Plain)], &default_config(), Oci, "amd64"));
+        put(
+            "box:latest",
+            Image::new(vec![gz.clone()], &default_config(), Oci, "amd64"),
+        );
+        put(
+            "box:docker",
+            Image::new(vec![gz.clone()], &default_config(), Docker, "amd64"),
+        );
+        put(
+            "box:zstd",
+            Image::new(
+                vec![Layer::new(&base, Zstd)],
+                &default_config(),
+                Oci,
+                "amd64",
+            ),
+        );
+        put(
+            "box:plain",
+            Image::new(
+                vec![Layer::new(&base, Plain)],
+                &default_config(),
+                Oci,
+                "amd64",
+            ),
+        );
 
         // What `docker run hello-world` is: one layer, one program, no shell wanted.
         put(
@@ -392,7 +509,11 @@ impl Fixtures {
         put(
             "layers:latest",
             Image::new(
-                vec![gz.clone(), Layer::new(&lower, Gzip), Layer::new(&upper, Zstd)],
+                vec![
+                    gz.clone(),
+                    Layer::new(&lower, Gzip),
+                    Layer::new(&upper, Zstd),
+                ],
                 &default_config(),
                 Oci,
                 "amd64",
@@ -400,13 +521,24 @@ impl Fixtures {
         );
 
         for (name, tar) in hostile_tars() {
-            put(&format!("{name}:latest"), Image::new(vec![gz.clone(), Layer::new(&tar, Gzip)], &default_config(), Oci, "amd64"));
+            put(
+                &format!("{name}:latest"),
+                Image::new(
+                    vec![gz.clone(), Layer::new(&tar, Gzip)],
+                    &default_config(),
+                    Oci,
+                    "amd64",
+                ),
+            );
         }
 
         // A digest of the diff that the tar does not have: caught only by who hashes what is unpacked.
         let mut lying = Layer::new(&conf_tar(), Gzip);
         lying.diff_id = digest(b"something else");
-        put("lyingdiff:latest", Image::new(vec![gz.clone(), lying], &default_config(), Oci, "amd64"));
+        put(
+            "lyingdiff:latest",
+            Image::new(vec![gz.clone(), lying], &default_config(), Oci, "amd64"),
+        );
 
         // Bytes with a right digest that no inflater reads to the end.
         let mut corrupt = Layer::new(&conf_tar(), Gzip);
@@ -417,35 +549,62 @@ impl Fixtures {
         }
         corrupt.digest = digest(&bytes);
         corrupt.bytes = bytes.into();
-        put("corruptgzip:latest", Image::new(vec![gz.clone(), corrupt], &default_config(), Oci, "amd64"));
+        put(
+            "corruptgzip:latest",
+            Image::new(vec![gz.clone(), corrupt], &default_config(), Oci, "amd64"),
+        );
 
         // A gzip stream that ends early, its digest being that of what is there.
         let mut short = Layer::new(&conf_tar(), Gzip);
         let bytes = short.bytes[..short.bytes.len() / 2].to_vec();
         short.digest = digest(&bytes);
         short.bytes = bytes.into();
-        put("shortgzip:latest", Image::new(vec![gz.clone(), short], &default_config(), Oci, "amd64"));
+        put(
+            "shortgzip:latest",
+            Image::new(vec![gz.clone(), short], &default_config(), Oci, "amd64"),
+        );
 
         // For faults of the wire: each has a layer that no daemon has seen before, or none of it would be fetched.
-        for fault in ["wrongblob", "wrongmanifest", "truncated", "flaky", "redirect", "slow", "ratelimited"] {
+        for fault in [
+            "wrongblob",
+            "wrongmanifest",
+            "truncated",
+            "flaky",
+            "redirect",
+            "slow",
+            "ratelimited",
+        ] {
             let mut tar = TarBuilder::new();
             tar.file("once", mode(0o644), &noise(600_000));
             let layers = vec![gz.clone(), Layer::new(&tar.finish(), Gzip)];
-            put(&format!("once-{fault}:latest"), Image::new(layers, &default_config(), Oci, "amd64"));
+            put(
+                &format!("once-{fault}:latest"),
+                Image::new(layers, &default_config(), Oci, "amd64"),
+            );
         }
 
         // An index over two architectures, and one that has nothing for us.
-        let other = Image::new(vec![Layer::new(&conf_tar(), Gzip)], &default_config(), Oci, "arm64");
+        let other = Image::new(
+            vec![Layer::new(&conf_tar(), Gzip)],
+            &default_config(),
+            Oci,
+            "arm64",
+        );
         let ours = images["box:latest"].clone();
         let mut indexes = BTreeMap::new();
-        indexes.insert("multi:latest".to_owned(), (index(&[&other, &ours]), vec![other.clone(), ours]));
+        indexes.insert(
+            "multi:latest".to_owned(),
+            (index(&[&other, &ours]), vec![other.clone(), ours]),
+        );
         indexes.insert("foreign:latest".to_owned(), (index(&[&other]), vec![other]));
         Ok(Self { images, indexes })
     }
 
     /// The image of that name; names are those of `build`.
     pub fn image(&self, name: &str) -> &Image {
-        self.images.get(name).unwrap_or_else(|| panic!("no fixture image {name}"))
+        self.images
+            .get(name)
+            .unwrap_or_else(|| panic!("no fixture image {name}"))
     }
 }
 
@@ -457,8 +616,7 @@ fn index(images: &[&Image]) -> Arc<[u8]> {
                 "platform": {"os": "linux", "architecture": i.architecture}})
         })
         .collect();
-    let document =
-        json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests});
+    let document = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests});
     serde_json::to_vec(&document).expect("a value").into()
 }
 
@@ -481,43 +639,99 @@ fn noise(length: usize) -> Vec<u8> {
 
 fn conf_tar() -> Vec<u8> {
     let mut tar = TarBuilder::new();
-    tar.dir("vol", Attr { mode: 0o750, uid: 1000, gid: 1000 });
-    tar.file("vol/seed", Attr { mode: 0o640, uid: 1000, gid: 1000 }, b"from the image\n");
+    tar.dir(
+        "vol",
+        Attr {
+            mode: 0o750,
+            uid: 1000,
+            gid: 1000,
+        },
+    );
+    tar.file(
+        "vol/seed",
+        Attr {
+            mode: 0o640,
+            uid: 1000,
+            gid: 1000,
+        },
+        b"from the image\n",
+    );
     tar.symlink("vol/link", "seed");
     // Some bytes that do not compress away, so that corrupting the middle hits a deflate block.
-    let noise: Vec<u8> = (0u32..20_000).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let noise: Vec<u8> = (0u32..20_000)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+        .collect();
     tar.file("noise", mode(0o644), &noise);
     tar.finish()
 }
 
 fn whiteout_tars() -> (Vec<u8>, Vec<u8>) {
     let mut lower = TarBuilder::new();
-    lower.dir("a", mode(0o755)).file("a/kept", mode(0o644), b"kept\n").file("a/gone", mode(0o644), b"gone\n");
-    lower.dir("opaque", mode(0o755)).file("opaque/below", mode(0o644), b"below\n");
-    lower.dir("tree", mode(0o755)).dir("tree/sub", mode(0o755)).file("tree/sub/x", mode(0o644), b"x\n");
-    lower.dir("replaced", mode(0o755)).file("replaced/inside", mode(0o644), b"inside\n");
+    lower
+        .dir("a", mode(0o755))
+        .file("a/kept", mode(0o644), b"kept\n")
+        .file("a/gone", mode(0o644), b"gone\n");
+    lower
+        .dir("opaque", mode(0o755))
+        .file("opaque/below", mode(0o644), b"below\n");
+    lower
+        .dir("tree", mode(0o755))
+        .dir("tree/sub", mode(0o755))
+        .file("tree/sub/x", mode(0o644), b"x\n");
+    lower
+        .dir("replaced", mode(0o755))
+        .file("replaced/inside", mode(0o644), b"inside\n");
     lower.file("becomesdir", mode(0o644), b"file\n");
-    lower.dir("realdir", mode(0o755)).symlink("linkdir", "realdir");
-    lower.file("hard1", mode(0o644), b"hard\n").hardlink("hard2", "hard1");
+    lower
+        .dir("realdir", mode(0o755))
+        .symlink("linkdir", "realdir");
+    lower
+        .file("hard1", mode(0o644), b"hard\n")
+        .hardlink("hard2", "hard1");
     lower.file("setuid", mode(0o4755), b"suid\n");
-    lower.file("owned", Attr { mode: 0o600, uid: 1000, gid: 2000 }, b"owned\n");
+    lower.file(
+        "owned",
+        Attr {
+            mode: 0o600,
+            uid: 1000,
+            gid: 2000,
+        },
+        b"owned\n",
+    );
     lower.fifo("pipe");
     lower.char_device("devnull", 1, 3);
-    lower.file_with_pax("xattr", mode(0o644), b"x\n", &[("SCHILY.xattr.user.colour", b"blue")]);
+    lower.file_with_pax(
+        "xattr",
+        mode(0o644),
+        b"x\n",
+        &[("SCHILY.xattr.user.colour", b"blue")],
+    );
     lower.file_with_pax(
         "capped",
         mode(0o755),
         b"#!/bin/sh\n",
         // cap_net_raw+ep as the kernel stores it, version 2.
-        &[("SCHILY.xattr.security.capability", &[1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])],
+        &[(
+            "SCHILY.xattr.security.capability",
+            &[
+                1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            ],
+        )],
     );
     let mut upper = TarBuilder::new();
-    upper.dir("a", mode(0o711)).file("a/.wh.gone", mode(0o644), b"").file("a/new", mode(0o644), b"new\n");
-    upper.dir("opaque", mode(0o755)).file("opaque/above", mode(0o644), b"above\n");
+    upper
+        .dir("a", mode(0o711))
+        .file("a/.wh.gone", mode(0o644), b"")
+        .file("a/new", mode(0o644), b"new\n");
+    upper
+        .dir("opaque", mode(0o755))
+        .file("opaque/above", mode(0o644), b"above\n");
     upper.file("opaque/.wh..wh..opq", mode(0o644), b"");
     upper.file(".wh.tree", mode(0o644), b"");
     upper.file("replaced", mode(0o644), b"now a file\n");
-    upper.dir("becomesdir", mode(0o755)).file("becomesdir/in", mode(0o644), b"in\n");
+    upper
+        .dir("becomesdir", mode(0o755))
+        .file("becomesdir/in", mode(0o644), b"in\n");
     // An entry below a symlink of the lower layer lands where the link points, beneath the root.
     upper.file("linkdir/through", mode(0o644), b"through\n");
     (lower.finish(), upper.finish())
@@ -526,19 +740,33 @@ fn whiteout_tars() -> (Vec<u8>, Vec<u8>) {
 /// Layers that try to write outside their root; each must be refused or land inside.
 fn hostile_tars() -> Vec<(&'static str, Vec<u8>)> {
     let mut dotdot = TarBuilder::new();
-    dotdot.file("../../../../../../../../tmp/kekkai-escaped-dotdot", mode(0o644), b"escaped\n");
+    dotdot.file(
+        "../../../../../../../../tmp/kekkai-escaped-dotdot",
+        mode(0o644),
+        b"escaped\n",
+    );
     let mut inner = TarBuilder::new();
-    inner.dir("x", mode(0o755)).file("x/../../../../../../../../../tmp/kekkai-escaped-inner", mode(0o644), b"escaped\n");
+    inner.dir("x", mode(0o755)).file(
+        "x/../../../../../../../../../tmp/kekkai-escaped-inner",
+        mode(0o644),
+        b"escaped\n",
+    );
     let mut absolute = TarBuilder::new();
     absolute.file("/tmp/kekkai-escaped-absolute", mode(0o644), b"inside\n");
     let mut symlink = TarBuilder::new();
-    symlink.symlink("out", "/tmp").file("out/kekkai-escaped-symlink", mode(0o644), b"inside\n");
+    symlink
+        .symlink("out", "/tmp")
+        .file("out/kekkai-escaped-symlink", mode(0o644), b"inside\n");
     let mut relative = TarBuilder::new();
-    relative.symlink("up", "../../../../../../../../../tmp").file("up/kekkai-escaped-relative", mode(0o644), b"inside\n");
+    relative
+        .symlink("up", "../../../../../../../../../tmp")
+        .file("up/kekkai-escaped-relative", mode(0o644), b"inside\n");
     let mut hardlink = TarBuilder::new();
     hardlink.hardlink("stolen", "../../../../../../../../etc/shadow");
     let mut hardlink_through = TarBuilder::new();
-    hardlink_through.symlink("etcout", "/etc").hardlink("stolen", "etcout/hostname");
+    hardlink_through
+        .symlink("etcout", "/etc")
+        .hardlink("stolen", "etcout/hostname");
     vec![
         ("evil-dotdot", dotdot.finish()),
         ("evil-inner", inner.finish()),

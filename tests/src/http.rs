@@ -23,7 +23,10 @@ pub struct Answer {
 impl Answer {
     /// The first header of that (lower-case) name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str())
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
     }
 
     /// The body as JSON, Null where it is none.
@@ -33,7 +36,10 @@ impl Answer {
 
     /// The `message` of an error body.
     pub fn message(&self) -> String {
-        self.json()["message"].as_str().unwrap_or_default().to_owned()
+        self.json()["message"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
     }
 }
 
@@ -44,7 +50,13 @@ pub fn request(socket: &Path, method: &str, path: &str, body: Option<&Value>) ->
 }
 
 /// As `request`, with a body of any type.
-pub fn request_bytes(socket: &Path, method: &str, path: &str, body: Option<&[u8]>, kind: &str) -> Result<Answer> {
+pub fn request_bytes(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    body: Option<&[u8]>,
+    kind: &str,
+) -> Result<Answer> {
     let mut stream = UnixStream::connect(socket).with_context(|| socket.display().to_string())?;
     stream.set_read_timeout(Some(Duration::from_secs(60)))?;
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
@@ -63,7 +75,11 @@ pub fn request_bytes(socket: &Path, method: &str, path: &str, body: Option<&[u8]
 fn read_answer(reader: &mut impl BufRead, head_only: bool) -> Result<Answer> {
     let mut line = String::new();
     reader.read_line(&mut line)?;
-    let status = line.split_whitespace().nth(1).and_then(|s| s.parse().ok()).context("no status line")?;
+    let status = line
+        .split_whitespace()
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .context("no status line")?;
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();
@@ -76,7 +92,11 @@ fn read_answer(reader: &mut impl BufRead, head_only: bool) -> Result<Answer> {
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
     }
-    let mut answer = Answer { status, headers, body: Vec::new() };
+    let mut answer = Answer {
+        status,
+        headers,
+        body: Vec::new(),
+    };
     if head_only || status == 204 || status == 304 {
         return Ok(answer);
     }
@@ -91,7 +111,10 @@ fn read_answer(reader: &mut impl BufRead, head_only: bool) -> Result<Answer> {
                 break;
             }
         }
-    } else if let Some(length) = answer.header("content-length").and_then(|l| l.parse::<u64>().ok()) {
+    } else if let Some(length) = answer
+        .header("content-length")
+        .and_then(|l| l.parse::<u64>().ok())
+    {
         reader.take(length).read_to_end(&mut answer.body)?;
     } else {
         reader.read_to_end(&mut answer.body)?;

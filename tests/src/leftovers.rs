@@ -8,10 +8,22 @@ pub fn processes_of(path: &Path) -> Vec<(u32, String)> {
     let needle = path.to_string_lossy().into_owned();
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
-        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
-        if pid != std::process::id() && line.contains(&needle) && line.contains("kekkai") && !is_client(&line) {
+        if pid != std::process::id()
+            && line.contains(&needle)
+            && line.contains("kekkai")
+            && !is_client(&line)
+        {
             found.push((pid, line));
         }
     }
@@ -29,14 +41,23 @@ fn is_client(line: &str) -> bool {
 pub fn parent_of(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The command may hold spaces and parentheses; what follows its last one does not.
-    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    stat.rsplit_once(')')?
+        .1
+        .split_whitespace()
+        .nth(1)?
+        .parse()
+        .ok()
 }
 
 /// Mount points at or below `base`, deepest first.
 pub fn mount_points_below(base: &Path) -> Vec<PathBuf> {
     let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mut points: Vec<PathBuf> =
-        text.lines().filter_map(|l| l.split(' ').nth(4)).map(PathBuf::from).filter(|p| p.starts_with(base)).collect();
+    let mut points: Vec<PathBuf> = text
+        .lines()
+        .filter_map(|l| l.split(' ').nth(4))
+        .map(PathBuf::from)
+        .filter(|p| p.starts_with(base))
+        .collect();
     points.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
     points
 }
@@ -54,7 +75,11 @@ pub fn mounts_below(base: &Path, expected: &[&PathBuf]) -> Vec<String> {
 fn cgroups_named(name: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    for point in mounts.lines().filter(|l| l.contains(" - cgroup")).filter_map(|l| l.split(' ').nth(4)) {
+    for point in mounts
+        .lines()
+        .filter(|l| l.contains(" - cgroup"))
+        .filter_map(|l| l.split(' ').nth(4))
+    {
         let path = Path::new(point).join(name);
         if path.exists() {
             found.push(path);
@@ -65,18 +90,30 @@ fn cgroups_named(name: &str) -> Vec<PathBuf> {
 
 fn folders_in(path: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()).collect()
+    entries
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.path())
+        .collect()
 }
 
 /// Cgroups of containers that still stand below the parent. A name that does not look like a container's (64 hex
 /// digits somewhere) is the engine's own and lives as long as it.
 pub fn cgroups_inside(parent: &str) -> Vec<String> {
     let long_hex = |p: &PathBuf| {
-        let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = p
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         name.len() >= 64 && name.bytes().filter(u8::is_ascii_hexdigit).count() >= 64
     };
-    let below = cgroups_named(parent).into_iter().flat_map(|p| folders_in(&p));
-    below.filter(long_hex).map(|p| format!("cgroup {}", p.display())).collect()
+    let below = cgroups_named(parent)
+        .into_iter()
+        .flat_map(|p| folders_in(&p));
+    below
+        .filter(long_hex)
+        .map(|p| format!("cgroup {}", p.display()))
+        .collect()
 }
 
 /// Removes the parent cgroup and everything below, which no process is in any more.
@@ -94,18 +131,31 @@ pub fn remove_cgroups(parent: &str) {
 
 /// Interfaces that still hang on a bridge and belong to nothing.
 pub fn ports_of_bridge(bridge: &str) -> Vec<String> {
-    let entries = std::fs::read_dir(format!("/sys/class/net/{bridge}/brif")).into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(format!("/sys/class/net/{bridge}/brif"))
+        .into_iter()
+        .flatten()
+        .flatten();
     // Pooled network namespaces die with the keeper that holds them, a moment later.
-    let names: Vec<String> = entries.map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let names: Vec<String> = entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect();
     if !names.is_empty() {
         std::thread::sleep(std::time::Duration::from_millis(500));
     }
     let still = |n: &&String| Path::new("/sys/class/net").join(n).exists();
-    names.iter().filter(still).map(|n| format!("interface {n} on {bridge}")).collect()
+    names
+        .iter()
+        .filter(still)
+        .map(|n| format!("interface {n} on {bridge}"))
+        .collect()
 }
 
 fn quiet(program: &str, args: &[&str]) -> bool {
-    let status = Command::new(program).args(args).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let status = Command::new(program)
+        .args(args)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
     status.is_ok_and(|s| s.success())
 }
 

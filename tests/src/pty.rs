@@ -36,12 +36,26 @@ impl Pty {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         grantpt(&master)?;
         unlockpt(&master)?;
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         tcsetwinsize(&master, size)?;
         let name = ptsname(&master, Vec::new())?;
-        let open = || File::options().read(true).write(true).open(name.to_str()?).context("opening the slave");
+        let open = || {
+            File::options()
+                .read(true)
+                .write(true)
+                .open(name.to_str()?)
+                .context("opening the slave")
+        };
         let mut leader = Command::new("setsid");
-        leader.arg("--ctty").arg(command.get_program()).args(command.get_args());
+        leader
+            .arg("--ctty")
+            .arg(command.get_program())
+            .args(command.get_args());
         for (key, value) in command.get_envs() {
             match value {
                 Some(value) => leader.env(key, value),
@@ -68,12 +82,21 @@ impl Pty {
             }
         });
         let writer = File::from(master.try_clone()?);
-        Ok(Self { master, writer, child, screen, read: 0, command: words.to_owned() })
+        Ok(Self {
+            master,
+            writer,
+            child,
+            screen,
+            read: 0,
+            command: words.to_owned(),
+        })
     }
 
     /// Types.
     pub fn send(&mut self, text: &str) {
-        self.writer.write_all(text.as_bytes()).unwrap_or_else(|e| panic!("typing into `{}`: {e}", self.command));
+        self.writer
+            .write_all(text.as_bytes())
+            .unwrap_or_else(|e| panic!("typing into `{}`: {e}", self.command));
     }
 
     /// Waits for the text after everything expected so far; gives what stood before it.
@@ -97,29 +120,56 @@ impl Pty {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || screen.closed {
                 let seen = String::from_utf8_lossy(new).into_owned();
-                let why = if screen.closed { "the terminal closed" } else { "nothing more came" };
+                let why = if screen.closed {
+                    "the terminal closed"
+                } else {
+                    "nothing more came"
+                };
                 drop(screen);
-                panic!("`{}`: expected {text:?}, but {why}; seen since the last: {seen:?}", self.command);
+                panic!(
+                    "`{}`: expected {text:?}, but {why}; seen since the last: {seen:?}",
+                    self.command
+                );
             }
-            screen = self.screen.1.wait_timeout(screen, left).expect("no panics under this lock").0;
+            screen = self
+                .screen
+                .1
+                .wait_timeout(screen, left)
+                .expect("no panics under this lock")
+                .0;
         }
     }
 
     /// Everything seen so far.
     pub fn seen(&self) -> String {
-        String::from_utf8_lossy(&self.screen.0.lock().expect("no panics under this lock").bytes).into_owned()
+        String::from_utf8_lossy(
+            &self
+                .screen
+                .0
+                .lock()
+                .expect("no panics under this lock")
+                .bytes,
+        )
+        .into_owned()
     }
 
     /// Resizes the terminal, which sends SIGWINCH to its foreground group.
     pub fn resize(&self, rows: u16, columns: u16) {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let size = Winsize {
+            ws_row: rows,
+            ws_col: columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
         tcsetwinsize(&self.master, size).expect("our own terminal");
     }
 
     /// Whether the terminal is in raw mode (no echo, no line editing).
     pub fn is_raw(&self) -> bool {
         use rustix::termios::LocalModes;
-        let modes = rustix::termios::tcgetattr(&self.master).expect("our own terminal").local_modes;
+        let modes = rustix::termios::tcgetattr(&self.master)
+            .expect("our own terminal")
+            .local_modes;
         !modes.intersects(LocalModes::ICANON | LocalModes::ECHO)
     }
 
@@ -130,7 +180,9 @@ impl Pty {
         let until = Instant::now() + Duration::from_secs(30);
         loop {
             if let Some(status) = self.child.try_wait().expect("our own child") {
-                return status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+                return status
+                    .code()
+                    .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
             }
             if Instant::now() > until {
                 let seen = self.seen();

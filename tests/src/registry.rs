@@ -136,17 +136,27 @@ impl Registry {
                 store.put_image(None, image);
             }
             let kind = "application/vnd.oci.image.index.v1+json".to_owned();
-            store.manifests.insert(name.clone(), (kind.clone(), bytes.clone()));
+            store
+                .manifests
+                .insert(name.clone(), (kind.clone(), bytes.clone()));
             store.manifests.insert(digest(bytes), (kind, bytes.clone()));
         }
         let layout = shared_folder("images");
         if let Some(layout) = &layout {
-            store.put_layout(layout).with_context(|| format!("reading {}", layout.display()))?;
+            store
+                .put_layout(layout)
+                .with_context(|| format!("reading {}", layout.display()))?;
         }
         let store = Arc::new(store);
         let doors = [Door::Open, Door::Basic, Door::Token, Door::Anonymous];
-        let doors = doors.into_iter().map(|door| listen(store.clone(), door)).collect::<Result<Vec<_>>>()?;
-        Ok(Self { doors, has_real_images: layout.is_some() })
+        let doors = doors
+            .into_iter()
+            .map(|door| listen(store.clone(), door))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            doors,
+            has_real_images: layout.is_some(),
+        })
     }
 
     /// `127.0.0.1:PORT` of the door that is open.
@@ -156,12 +166,20 @@ impl Registry {
 
     /// `127.0.0.1:PORT` of that door.
     pub fn host_of(&self, door: Door) -> String {
-        self.doors.iter().find(|d| d.door == door).expect("every door is open").address.to_string()
+        self.doors
+            .iter()
+            .find(|d| d.door == door)
+            .expect("every door is open")
+            .address
+            .to_string()
     }
 
     /// How many blob bodies were asked for so far.
     pub fn blob_requests(&self) -> u64 {
-        self.doors.iter().map(|d| d.blob_requests.load(Ordering::Relaxed)).sum()
+        self.doors
+            .iter()
+            .map(|d| d.blob_requests.load(Ordering::Relaxed))
+            .sum()
     }
 }
 
@@ -185,17 +203,19 @@ fn listen(store: Arc<Store>, door: Door) -> Result<Arc<Shared>> {
         seen: Mutex::default(),
     });
     let serving = shared.clone();
-    std::thread::Builder::new().name("registry".into()).spawn(move || {
-        for connection in listener.incoming() {
-            if serving.stopping.load(Ordering::Relaxed) {
-                break;
+    std::thread::Builder::new()
+        .name("registry".into())
+        .spawn(move || {
+            for connection in listener.incoming() {
+                if serving.stopping.load(Ordering::Relaxed) {
+                    break;
+                }
+                let Ok(connection) = connection else { continue };
+                let shared = serving.clone();
+                // A client that goes away mid-body is a case, not an error.
+                std::thread::spawn(move || drop(serve(&shared, connection)));
             }
-            let Ok(connection) = connection else { continue };
-            let shared = serving.clone();
-            // A client that goes away mid-body is a case, not an error.
-            std::thread::spawn(move || drop(serve(&shared, connection)));
-        }
-    })?;
+        })?;
     Ok(shared)
 }
 
@@ -206,32 +226,41 @@ impl Store {
             self.manifests.insert(name.to_owned(), manifest.clone());
         }
         self.manifests.insert(image.manifest_digest(), manifest);
-        self.blobs.insert(image.id(), Blob::Memory(image.config.clone()));
+        self.blobs
+            .insert(image.id(), Blob::Memory(image.config.clone()));
         for layer in &image.layers {
-            self.blobs.insert(layer.digest.clone(), Blob::Memory(layer.bytes.clone()));
+            self.blobs
+                .insert(layer.digest.clone(), Blob::Memory(layer.bytes.clone()));
         }
     }
 
     fn put_layout(&mut self, layout: &Path) -> Result<()> {
         let index: Value = serde_json::from_slice(&std::fs::read(layout.join("index.json"))?)?;
-        let read = |digest: &str| std::fs::read(layout.join("blobs").join(digest.replace(':', "/")));
+        let read =
+            |digest: &str| std::fs::read(layout.join("blobs").join(digest.replace(':', "/")));
         let mut queue: Vec<(Option<String>, Value)> = Vec::new();
         for entry in index["manifests"].as_array().into_iter().flatten() {
             let name = entry["annotations"]["org.opencontainers.image.ref.name"].as_str();
             queue.push((name.map(str::to_owned), entry.clone()));
         }
         while let Some((name, entry)) = queue.pop() {
-            let Some(digest) = entry["digest"].as_str() else { continue };
+            let Some(digest) = entry["digest"].as_str() else {
+                continue;
+            };
             let Ok(bytes) = read(digest) else { continue };
             let document: Value = serde_json::from_slice(&bytes)?;
             for child in document["manifests"].as_array().into_iter().flatten() {
                 queue.push((None, child.clone()));
             }
-            let kind = entry["mediaType"].as_str().unwrap_or("application/vnd.oci.image.manifest.v1+json").to_owned();
+            let kind = entry["mediaType"]
+                .as_str()
+                .unwrap_or("application/vnd.oci.image.manifest.v1+json")
+                .to_owned();
             let bytes: Arc<[u8]> = bytes.into();
             if let Some(name) = name {
                 if name == "alpine:3.20" {
-                    self.manifests.insert("alpine:latest".into(), (kind.clone(), bytes.clone()));
+                    self.manifests
+                        .insert("alpine:latest".into(), (kind.clone(), bytes.clone()));
                 }
                 self.manifests.insert(name, (kind.clone(), bytes.clone()));
             }
@@ -240,7 +269,9 @@ impl Store {
         for entry in std::fs::read_dir(layout.join("blobs/sha256"))? {
             let entry = entry?;
             let name = format!("sha256:{}", entry.file_name().to_string_lossy());
-            self.blobs.entry(name).or_insert(Blob::File(entry.path(), entry.metadata()?.len()));
+            self.blobs
+                .entry(name)
+                .or_insert(Blob::File(entry.path(), entry.metadata()?.len()));
         }
         Ok(())
     }
@@ -273,13 +304,27 @@ fn read_request(reader: &mut impl BufRead) -> Result<Option<Request>> {
         }
     }
     // Bodies (POST of a token) are small and not needed.
-    let length: u64 = headers.get("content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
+    let length: u64 = headers
+        .get("content-length")
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0);
     std::io::copy(&mut reader.take(length), &mut std::io::sink())?;
-    Ok(Some(Request { method, path, headers }))
+    Ok(Some(Request {
+        method,
+        path,
+        headers,
+    }))
 }
 
-fn reply(out: &mut TcpStream, status: &str, headers: &[(&str, &str)], body: &[u8], head_only: bool) -> Result<()> {
-    let mut text = format!("HTTP/1.1 {status}\r\nDocker-Distribution-Api-Version: registry/2.0\r\n");
+fn reply(
+    out: &mut TcpStream,
+    status: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    head_only: bool,
+) -> Result<()> {
+    let mut text =
+        format!("HTTP/1.1 {status}\r\nDocker-Distribution-Api-Version: registry/2.0\r\n");
     for (name, value) in headers {
         text += &format!("{name}: {value}\r\n");
     }
@@ -292,7 +337,8 @@ fn reply(out: &mut TcpStream, status: &str, headers: &[(&str, &str)], body: &[u8
 }
 
 fn errors(code: &str, message: &str) -> Vec<u8> {
-    serde_json::to_vec(&json!({"errors": [{"code": code, "message": message, "detail": {}}]})).expect("a value")
+    serde_json::to_vec(&json!({"errors": [{"code": code, "message": message, "detail": {}}]}))
+        .expect("a value")
 }
 
 /// base64 of `user:secret`.
@@ -311,26 +357,53 @@ fn serve(shared: &Shared, connection: TcpStream) -> Result<()> {
 }
 
 /// Whether the request may go on; otherwise the challenge has been written.
-fn authorized(shared: &Shared, repository: &str, request: &Request, out: &mut TcpStream) -> Result<bool> {
-    let given = request.headers.get("authorization").map_or("", String::as_str);
+fn authorized(
+    shared: &Shared,
+    repository: &str,
+    request: &Request,
+    out: &mut TcpStream,
+) -> Result<bool> {
+    let given = request
+        .headers
+        .get("authorization")
+        .map_or("", String::as_str);
     let host = shared.address.to_string();
     let challenge = match shared.door {
-        Door::Basic if given != format!("Basic {CREDENTIALS}") => "Basic realm=\"fixtures\"".to_owned(),
+        Door::Basic if given != format!("Basic {CREDENTIALS}") => {
+            "Basic realm=\"fixtures\"".to_owned()
+        }
         // The ping before a pull carries a token for whatever scope; a repository wants its own.
         Door::Token | Door::Anonymous
             if !given.starts_with("Bearer token-for-")
-                || (!repository.is_empty() && given != format!("Bearer token-for-{repository}")) =>
+                || (!repository.is_empty()
+                    && given != format!("Bearer token-for-{repository}")) =>
         {
-            let kind = if shared.door == Door::Token { "token" } else { "anonymous-token" };
-            let scope =
-                if repository.is_empty() { String::new() } else { format!(",scope=\"repository:{repository}:pull\"") };
+            let kind = if shared.door == Door::Token {
+                "token"
+            } else {
+                "anonymous-token"
+            };
+            let scope = if repository.is_empty() {
+                String::new()
+            } else {
+                format!(",scope=\"repository:{repository}:pull\"")
+            };
             format!("Bearer realm=\"http://{host}/{kind}\",service=\"fixtures\"{scope}")
         }
         _ => return Ok(true),
     };
     let body = errors("UNAUTHORIZED", "authentication required");
-    let headers = [("WWW-Authenticate", challenge.as_str()), ("Content-Type", "application/json")];
-    reply(out, "401 Unauthorized", &headers, &body, request.method == "HEAD")?;
+    let headers = [
+        ("WWW-Authenticate", challenge.as_str()),
+        ("Content-Type", "application/json"),
+    ];
+    reply(
+        out,
+        "401 Unauthorized",
+        &headers,
+        &body,
+        request.method == "HEAD",
+    )?;
     Ok(false)
 }
 
@@ -345,16 +418,37 @@ fn answer(shared: &Shared, request: &Request, out: &mut TcpStream) -> Result<boo
         return Ok(true);
     }
     if path == "/token" || path == "/anonymous-token" {
-        let given = request.headers.get("authorization").map_or("", String::as_str);
+        let given = request
+            .headers
+            .get("authorization")
+            .map_or("", String::as_str);
         if path == "/token" && given != format!("Basic {CREDENTIALS}") {
-            reply(out, "401 Unauthorized", &[json_type], &errors("UNAUTHORIZED", "incorrect username or password"), head)?;
+            reply(
+                out,
+                "401 Unauthorized",
+                &[json_type],
+                &errors("UNAUTHORIZED", "incorrect username or password"),
+                head,
+            )?;
             return Ok(true);
         }
-        let scope = query.split('&').find_map(|p| p.strip_prefix("scope=")).unwrap_or_default();
-        let scope = scope.replace("%3A", ":").replace("%2F", "/").replace("%2C", ",");
+        let scope = query
+            .split('&')
+            .find_map(|p| p.strip_prefix("scope="))
+            .unwrap_or_default();
+        let scope = scope
+            .replace("%3A", ":")
+            .replace("%2F", "/")
+            .replace("%2C", ",");
         let repository = scope.split(':').nth(1).unwrap_or_default();
         let body = json!({"token": format!("token-for-{repository}"), "expires_in": 300});
-        reply(out, "200 OK", &[json_type], &serde_json::to_vec(&body)?, head)?;
+        reply(
+            out,
+            "200 OK",
+            &[json_type],
+            &serde_json::to_vec(&body)?,
+            head,
+        )?;
         return Ok(true);
     }
     let Some(rest) = path.strip_prefix("/v2/") else {
@@ -365,12 +459,24 @@ fn answer(shared: &Shared, request: &Request, out: &mut TcpStream) -> Result<boo
     let Some((repository, reference, manifest)) =
         split.or_else(|| rest.rsplit_once("/blobs/").map(|(n, r)| (n, r, false)))
     else {
-        reply(out, "404 Not Found", &[json_type], &errors("UNSUPPORTED", "no such route"), head)?;
+        reply(
+            out,
+            "404 Not Found",
+            &[json_type],
+            &errors("UNSUPPORTED", "no such route"),
+            head,
+        )?;
         return Ok(true);
     };
     let fault = Fault::of(repository);
     if fault == Fault::Broken {
-        reply(out, "500 Internal Server Error", &[json_type], &errors("UNKNOWN", "it is broken"), head)?;
+        reply(
+            out,
+            "500 Internal Server Error",
+            &[json_type],
+            &errors("UNKNOWN", "it is broken"),
+            head,
+        )?;
         return Ok(true);
     }
     if !authorized(shared, repository, request, out)? {
@@ -394,14 +500,21 @@ fn serve_manifest(
 ) -> Result<bool> {
     let json_type = ("Content-Type", "application/json");
     let leaf = repository.rsplit('/').next().unwrap_or_default();
-    let key = if reference.starts_with("sha256:") { reference.to_owned() } else { format!("{leaf}:{reference}") };
+    let key = if reference.starts_with("sha256:") {
+        reference.to_owned()
+    } else {
+        format!("{leaf}:{reference}")
+    };
     let Some((kind, bytes)) = shared.store.manifests.get(&key) else {
         let body = errors("MANIFEST_UNKNOWN", "manifest unknown");
         reply(out, "404 Not Found", &[json_type], &body, head)?;
         return Ok(true);
     };
     if fault == Fault::EndlessManifest {
-        write!(out, "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        write!(
+            out,
+            "HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )?;
         if !head {
             let chunk = vec![b' '; 1 << 16];
             // Bounded all the same: a client that reads for ever must fail its test, not this machine.
@@ -421,7 +534,10 @@ fn serve_manifest(
     if fault == Fault::WrongManifest && reference.starts_with("sha256:") {
         bytes.push(b'\n');
     }
-    let headers = [("Content-Type", kind.as_str()), ("Docker-Content-Digest", name.as_str())];
+    let headers = [
+        ("Content-Type", kind.as_str()),
+        ("Docker-Content-Digest", name.as_str()),
+    ];
     reply(out, "200 OK", &headers, &bytes, head)?;
     Ok(true)
 }
@@ -437,12 +553,24 @@ fn serve_blob(
     let head = request.method == "HEAD";
     let Some(blob) = shared.store.blobs.get(reference) else {
         let body = errors("BLOB_UNKNOWN", "blob unknown to registry");
-        reply(out, "404 Not Found", &[("Content-Type", "application/json")], &body, head)?;
+        reply(
+            out,
+            "404 Not Found",
+            &[("Content-Type", "application/json")],
+            &body,
+            head,
+        )?;
         return Ok(true);
     };
     if fault == Fault::Redirect {
         let target = format!("http://{}/v2/plain/box/blobs/{reference}", shared.address);
-        reply(out, "307 Temporary Redirect", &[("Location", &target)], b"", head)?;
+        reply(
+            out,
+            "307 Temporary Redirect",
+            &[("Location", &target)],
+            b"",
+            head,
+        )?;
         return Ok(true);
     }
     let first = {
@@ -453,7 +581,13 @@ fn serve_blob(
     };
     if fault == Fault::RateLimited && first {
         let body = errors("TOOMANYREQUESTS", "slow down");
-        reply(out, "429 Too Many Requests", &[("Retry-After", "0")], &body, head)?;
+        reply(
+            out,
+            "429 Too Many Requests",
+            &[("Retry-After", "0")],
+            &body,
+            head,
+        )?;
         return Ok(true);
     }
     let start = request
@@ -467,7 +601,11 @@ fn serve_blob(
     let mut range = String::new();
     if let Some(start) = start {
         status = "206 Partial Content".to_owned();
-        range = format!("Content-Range: bytes {start}-{}/{}\r\n", blob.len() - 1, blob.len());
+        range = format!(
+            "Content-Range: bytes {start}-{}/{}\r\n",
+            blob.len() - 1,
+            blob.len()
+        );
     }
     let start = start.unwrap_or(0);
     let length = blob.len() - start;

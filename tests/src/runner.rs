@@ -19,8 +19,15 @@ struct Lazy {
 
 impl Lazy {
     fn get(&self) -> Result<Arc<World>, String> {
-        let mut world = self.world.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let start = || World::start(self.target).map(Arc::new).map_err(|e| format!("{e:#}"));
+        let mut world = self
+            .world
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let start = || {
+            World::start(self.target)
+                .map(Arc::new)
+                .map_err(|e| format!("{e:#}"))
+        };
         world.get_or_insert_with(start).clone()
     }
 }
@@ -28,7 +35,8 @@ impl Lazy {
 /// A failure's words, out of a panic.
 pub fn words_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_else(|| "panicked".into())
+    text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+        .unwrap_or_else(|| "panicked".into())
 }
 
 fn run(case: Case, lazy: &Lazy, cli: Cli) -> Result<(), Failed> {
@@ -46,8 +54,14 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Four at a time: most of a case is waiting for somebody's daemon.
     arguments.test_threads = arguments.test_threads.or(Some(4));
-    let dockerd = Arc::new(Lazy { target: Target::Dockerd, world: Mutex::default() });
-    let ours = Arc::new(Lazy { target: Target::Kekkai, world: Mutex::default() });
+    let dockerd = Arc::new(Lazy {
+        target: Target::Dockerd,
+        world: Mutex::default(),
+    });
+    let ours = Arc::new(Lazy {
+        target: Target::Kekkai,
+        world: Mutex::default(),
+    });
     let no_dockerd = docker_cli_absence().or_else(dockerd_absence);
     let no_docker = docker_cli_absence();
     let listing = arguments.list;
@@ -59,7 +73,10 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
     say("every case against Docker's own daemon", &no_dockerd);
     say("every case with the docker command line", &no_docker);
     let real_images = shared_folder("images").is_some();
-    say("the real images", &(!real_images).then(|| "there is no ../shared/images".to_owned()));
+    say(
+        "the real images",
+        &(!real_images).then(|| "there is no ../shared/images".to_owned()),
+    );
 
     // KEKKAI_TEST_COLUMNS=dockerd,docker,kekkai picks columns.
     let wanted = std::env::var("KEKKAI_TEST_COLUMNS").unwrap_or_default();
@@ -80,8 +97,12 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
             };
             if fits && wants(column) {
                 let lazy = Arc::clone(lazy);
-                let trial = Trial::test(format!("{column}::{}", case.name), move || run(case, &lazy, cli));
-                trials.push(trial.with_ignored_flag(absent.is_some() || (case.real_images && !real_images)));
+                let trial = Trial::test(format!("{column}::{}", case.name), move || {
+                    run(case, &lazy, cli)
+                });
+                trials.push(
+                    trial.with_ignored_flag(absent.is_some() || (case.real_images && !real_images)),
+                );
             }
         }
     }
@@ -93,12 +114,17 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
     for lazy in [dockerd, ours] {
         let world = lazy.world.lock().ok().and_then(|mut w| w.take());
         let Some(Ok(world)) = world else { continue };
-        let Ok(world) = Arc::try_unwrap(world) else { continue };
+        let Ok(world) = Arc::try_unwrap(world) else {
+            continue;
+        };
         let target = world.target;
         let left = world.tear_down();
         if target == Target::Kekkai && !listing {
             if left.is_empty() {
-                println!("left over by {} cases: nothing", conclusion.num_passed + conclusion.num_failed);
+                println!(
+                    "left over by {} cases: nothing",
+                    conclusion.num_passed + conclusion.num_failed
+                );
             } else {
                 println!("LEFT OVER:\n  {}", left.join("\n  "));
                 // After a failed case its remains are the lesser news.
@@ -106,5 +132,9 @@ pub fn main(cases: Vec<Case>) -> ExitCode {
             }
         }
     }
-    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }

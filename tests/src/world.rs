@@ -63,12 +63,22 @@ pub fn dockerd_absence() -> Option<String> {
         return Some("there is no ../shared/peers beside the repository".into());
     }
     let ready = peers_root().join(".ready");
-    (!ready.exists()).then(|| format!("{} is missing: ../shared/peers/setup has not run", ready.display()))
+    (!ready.exists()).then(|| {
+        format!(
+            "{} is missing: ../shared/peers/setup has not run",
+            ready.display()
+        )
+    })
 }
 
 /// Why the docker command line cannot be used, or nothing.
 pub fn docker_cli_absence() -> Option<String> {
-    let found = Command::new("docker").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    let found = Command::new("docker")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok();
     (!found).then(|| "no docker command line: apt-get install docker-cli (or docker.io)".into())
 }
 
@@ -80,9 +90,15 @@ impl World {
         let config = tempfile::tempdir()?;
         let (socket, share, daemon) = match target {
             Target::Dockerd => {
-                let script = shared_folder("peers").context("no ../shared/peers")?.join("dockerd");
+                let script = shared_folder("peers")
+                    .context("no ../shared/peers")?
+                    .join("dockerd");
                 // Its daemon must not hold this program's output open.
-                let status = Command::new(script).arg("start").stdin(Stdio::null()).stdout(Stdio::null()).status()?;
+                let status = Command::new(script)
+                    .arg("start")
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::null())
+                    .status()?;
                 if !status.success() {
                     bail!("the peers' dockerd did not come up");
                 }
@@ -93,12 +109,30 @@ impl World {
                 (folder(".run").join("docker.sock"), share, None)
             }
             Target::Kekkai => {
-                let args = vec!["--registry-mirror".into(), format!("http://{}", registry.host())];
-                let daemon = Daemon::start(Options { args, ..Options::default() })?;
-                (daemon.socket.clone(), daemon.base.join("share"), Some(Mutex::new(daemon)))
+                let args = vec![
+                    "--registry-mirror".into(),
+                    format!("http://{}", registry.host()),
+                ];
+                let daemon = Daemon::start(Options {
+                    args,
+                    ..Options::default()
+                })?;
+                (
+                    daemon.socket.clone(),
+                    daemon.base.join("share"),
+                    Some(Mutex::new(daemon)),
+                )
             }
         };
-        let world = Self { target, socket, share, registry, fixtures, daemon, config };
+        let world = Self {
+            target,
+            socket,
+            share,
+            registry,
+            fixtures,
+            daemon,
+            config,
+        };
         world.preload()?;
         Ok(world)
     }
@@ -106,25 +140,43 @@ impl World {
     fn preload(&self) -> Result<()> {
         // By the API: a column must not depend on the command line it is about to judge.
         for name in PRELOADED {
-            let path = format!("/images/create?fromImage={}/plain/{name}&tag=latest", self.registry.host());
+            let path = format!(
+                "/images/create?fromImage={}/plain/{name}&tag=latest",
+                self.registry.host()
+            );
             let answer = crate::http::request(&self.socket, "POST", &path, None)?;
             let text = String::from_utf8_lossy(&answer.body).into_owned();
             if answer.status != 200 || text.contains("errorDetail") {
-                bail!("pulling the fixture {name}: {} {text}\n{}", answer.status, self.log_tail());
+                bail!(
+                    "pulling the fixture {name}: {} {text}\n{}",
+                    answer.status,
+                    self.log_tail()
+                );
             }
             let pulled = format!("{}/plain/{name}:latest", self.registry.host());
             let path = format!("/images/{pulled}/tag?repo=kkt/{name}&tag=latest");
             let answer = crate::http::request(&self.socket, "POST", &path, None)?;
             if answer.status != 201 {
-                bail!("tagging the fixture {name}: {} {}", answer.status, answer.message());
+                bail!(
+                    "tagging the fixture {name}: {} {}",
+                    answer.status,
+                    answer.message()
+                );
             }
-            drop(crate::http::request(&self.socket, "DELETE", &format!("/images/{pulled}"), None)?);
+            drop(crate::http::request(
+                &self.socket,
+                "DELETE",
+                &format!("/images/{pulled}"),
+                None,
+            )?);
         }
         Ok(())
     }
 
     fn log_tail(&self) -> String {
-        let Some(daemon) = &self.daemon else { return String::new() };
+        let Some(daemon) = &self.daemon else {
+            return String::new();
+        };
         daemon.lock().map(|d| d.log_tail(20)).unwrap_or_default()
     }
 
@@ -135,9 +187,21 @@ impl World {
             Cli::Docker => Command::new("docker"),
             Cli::Kekkai => Command::new(binary("kekkai")?),
         };
-        command.env_remove("DOCKER_CONTEXT").env_remove("KEKKAI_HOST").env_remove("DOCKER_HOST");
-        command.env(if cli == Cli::Docker { "DOCKER_HOST" } else { "KEKKAI_HOST" }, host);
-        command.env("DOCKER_CONFIG", self.config.path()).env("HOME", self.config.path());
+        command
+            .env_remove("DOCKER_CONTEXT")
+            .env_remove("KEKKAI_HOST")
+            .env_remove("DOCKER_HOST");
+        command.env(
+            if cli == Cli::Docker {
+                "DOCKER_HOST"
+            } else {
+                "KEKKAI_HOST"
+            },
+            host,
+        );
+        command
+            .env("DOCKER_CONFIG", self.config.path())
+            .env("HOME", self.config.path());
         command.env("TZ", "UTC").env("LC_ALL", "C.UTF-8");
         Ok(command)
     }
@@ -147,11 +211,18 @@ impl World {
         let ask = |method: &str, path: &str| crate::http::request(&self.socket, method, path, None);
         if let Some(daemon) = &self.daemon {
             let mut left = Vec::new();
-            let mut daemon = daemon.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let listed = ask("GET", "/containers/json?all=1").map(|a| a.json()).unwrap_or_default();
+            let mut daemon = daemon
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
+            let listed = ask("GET", "/containers/json?all=1")
+                .map(|a| a.json())
+                .unwrap_or_default();
             for container in listed.as_array().into_iter().flatten() {
                 let id = container["Id"].as_str().unwrap_or_default();
-                left.push(format!("container {} {}", container["Names"], container["Status"]));
+                left.push(format!(
+                    "container {} {}",
+                    container["Names"], container["Status"]
+                ));
                 drop(ask("DELETE", &format!("/containers/{id}?force=1&v=1")));
             }
             let volumes = ask("GET", "/volumes").map(|a| a.json()).unwrap_or_default();
@@ -169,11 +240,20 @@ impl World {
             drop(ask("DELETE", &format!("/images/kkt/{name}:latest")));
         }
         // What failed cases pulled.
-        let images = ask("GET", "/images/json?digests=1").map(|a| a.json()).unwrap_or_default();
-        let hosts = [Door::Open, Door::Basic, Door::Token, Door::Anonymous].map(|d| self.registry.host_of(d));
+        let images = ask("GET", "/images/json?digests=1")
+            .map(|a| a.json())
+            .unwrap_or_default();
+        let hosts = [Door::Open, Door::Basic, Door::Token, Door::Anonymous]
+            .map(|d| self.registry.host_of(d));
         for image in images.as_array().into_iter().flatten() {
-            let names = [&image["RepoTags"], &image["RepoDigests"]].into_iter().filter_map(|v| v.as_array()).flatten();
-            for name in names.filter_map(|n| n.as_str()).filter(|n| hosts.iter().any(|h| n.starts_with(h.as_str()))) {
+            let names = [&image["RepoTags"], &image["RepoDigests"]]
+                .into_iter()
+                .filter_map(|v| v.as_array())
+                .flatten();
+            for name in names
+                .filter_map(|n| n.as_str())
+                .filter(|n| hosts.iter().any(|h| n.starts_with(h.as_str())))
+            {
                 drop(ask("DELETE", &format!("/images/{name}")));
             }
         }

@@ -47,7 +47,11 @@ impl Tour {
 }
 
 fn shell(registry: &Registry) -> Result<Tour, Failed> {
-    let folder = binary("kekkai")?.parent().ok_or("no folder")?.display().to_string();
+    let folder = binary("kekkai")?
+        .parent()
+        .ok_or("no folder")?
+        .display()
+        .to_string();
     // The bridge is the machine's: another name and range than the default, in case Kekkai is in use here.
     let config = serde_json::json!({
         "registry-mirrors": [format!("http://{}", registry.host())],
@@ -63,7 +67,11 @@ fn shell(registry: &Registry) -> Result<Tour, Failed> {
     );
     let mut command = Command::new("unshare");
     command.args(["--mount", "--propagation", "private", "sh", "-c", &script]);
-    command.env("PS1", PROMPT).env_remove("DOCKER_HOST").env_remove("KEKKAI_HOST").env_remove("ENV");
+    command
+        .env("PS1", PROMPT)
+        .env_remove("DOCKER_HOST")
+        .env_remove("KEKKAI_HOST")
+        .env_remove("ENV");
     let mut pty = Pty::start(&command, "the tour's shell", 50, 200)?;
     pty.expect(PROMPT);
     Ok(Tour { pty })
@@ -82,15 +90,32 @@ fn cgroup() -> String {
 /// A 12-digit id somewhere in the text.
 fn short_id(text: &str) -> String {
     let word = |w: &&str| w.len() == 12 && w.bytes().all(|b| b.is_ascii_hexdigit());
-    text.split_whitespace().find(word).unwrap_or_else(|| panic!("no id in {text:?}")).to_owned()
+    text.split_whitespace()
+        .find(word)
+        .unwrap_or_else(|| panic!("no id in {text:?}"))
+        .to_owned()
 }
 
 fn play(tour: &mut Tour, real: bool) {
     // The first command of all: no daemon, no image, no network needed.
     tour.step("kekkai version --format '{{.Client.Version}}'", &[]);
-    tour.step("kekkai run hello-world", &["Unable to find image 'hello-world:latest' locally", "Hello"]);
-    tour.step("kekkai run alpine /bin/echo 'hello world'", &["Unable to find image 'alpine:latest' locally", "Pull complete", "Status: Downloaded newer image for alpine:latest", "hello world"]);
-    tour.step("kekkai run alpine /bin/echo 'hello world'", &["hello world"]);
+    tour.step(
+        "kekkai run hello-world",
+        &["Unable to find image 'hello-world:latest' locally", "Hello"],
+    );
+    tour.step(
+        "kekkai run alpine /bin/echo 'hello world'",
+        &[
+            "Unable to find image 'alpine:latest' locally",
+            "Pull complete",
+            "Status: Downloaded newer image for alpine:latest",
+            "hello world",
+        ],
+    );
+    tour.step(
+        "kekkai run alpine /bin/echo 'hello world'",
+        &["hello world"],
+    );
 
     tour.pty.send("kekkai run -it alpine sh\n");
     tour.pty.expect("# ");
@@ -102,7 +127,10 @@ fn play(tour: &mut Tour, real: bool) {
     let id = id.trim().lines().last().unwrap_or_default().to_owned();
     assert_eq!(id.len(), 64, "an id: {id:?}");
     let ps = tour.output("kekkai ps");
-    assert!(ps.contains("CONTAINER ID") && ps.contains("tourist") && ps.contains(&id[..12]), "{ps}");
+    assert!(
+        ps.contains("CONTAINER ID") && ps.contains("tourist") && ps.contains(&id[..12]),
+        "{ps}"
+    );
     tour.pty.send(&format!("kekkai attach {}\n", &id[..5]));
     std::thread::sleep(Duration::from_millis(500));
     tour.pty.send("\n");
@@ -112,13 +140,19 @@ fn play(tour: &mut Tour, real: bool) {
     tour.pty.send("\x10\x11");
     tour.pty.expect(PROMPT);
     let ps = tour.output("kekkai ps -q");
-    assert!(ps.contains(&id[..12]), "the detach keys leave it running: {ps}");
+    assert!(
+        ps.contains(&id[..12]),
+        "the detach keys leave it running: {ps}"
+    );
 
     tour.pty.send("kekkai exec -it tourist sh\n");
     tour.pty.expect("# ");
     tour.pty.send("exit\n");
     tour.pty.expect(PROMPT);
-    assert!(tour.output("kekkai ps -q").contains(&id[..12]), "leaving exec leaves it running");
+    assert!(
+        tour.output("kekkai ps -q").contains(&id[..12]),
+        "leaving exec leaves it running"
+    );
 
     tour.pty.send("kekkai attach tourist\n");
     std::thread::sleep(Duration::from_millis(500));
@@ -138,25 +172,51 @@ fn play(tour: &mut Tour, real: bool) {
     assert!(tour.output("kekkai ps").contains("Up "));
 
     let images = tour.output("kekkai image ls");
-    assert!(images.contains("REPOSITORY") && images.contains("alpine") && images.contains("hello-world"), "{images}");
+    assert!(
+        images.contains("REPOSITORY")
+            && images.contains("alpine")
+            && images.contains("hello-world"),
+        "{images}"
+    );
     let alpine = tour.output("kekkai image ls alpine");
-    assert!(alpine.contains("alpine") && !alpine.contains("hello-world"), "{alpine}");
+    assert!(
+        alpine.contains("alpine") && !alpine.contains("hello-world"),
+        "{alpine}"
+    );
     let formatted = tour.output("kekkai image ls --format \"{{.ID}}: {{.Repository}}\"");
     let image_id = short_id(&formatted.replace(':', " "));
     assert!(formatted.contains(": alpine"), "{formatted}");
-    assert!(tour.output("kekkai image inspect alpine").contains("\"RepoTags\""));
-    assert!(tour.output(&format!("kekkai image inspect {} --format '{{{{.Os}}}}'", &image_id[..6])).contains("linux"));
+    assert!(
+        tour.output("kekkai image inspect alpine")
+            .contains("\"RepoTags\"")
+    );
+    assert!(
+        tour.output(&format!(
+            "kekkai image inspect {} --format '{{{{.Os}}}}'",
+            &image_id[..6]
+        ))
+        .contains("linux")
+    );
 
     let refused = tour.output("kekkai image rm alpine");
-    assert!(refused.contains("conflict") || refused.contains("Untagged"), "{refused}");
+    assert!(
+        refused.contains("conflict") || refused.contains("Untagged"),
+        "{refused}"
+    );
     let refused = tour.output("kekkai container rm tourist");
     assert!(refused.contains("container is running"), "{refused}");
     tour.step("kekkai rm -f tourist", &["tourist"]);
     tour.step("kekkai rm $(kekkai ps -aq)", &[]);
     assert_eq!(tour.output("kekkai ps -aq").trim(), "");
-    tour.step("kekkai image rm hello-world", &["Untagged: hello-world:latest", "Deleted: sha256:"]);
+    tour.step(
+        "kekkai image rm hello-world",
+        &["Untagged: hello-world:latest", "Deleted: sha256:"],
+    );
     if real {
-        tour.step("kekkai run --rm debian:bookworm-slim cat /etc/debian_version", &["12"]);
+        tour.step(
+            "kekkai run --rm debian:bookworm-slim cat /etc/debian_version",
+            &["12"],
+        );
     }
 }
 
@@ -169,7 +229,9 @@ fn tour() -> Result<(), Failed> {
     fixtures.images.insert("hello-world:latest".into(), hello);
     let registry = Registry::start(&fixtures)?;
     let mut tour = shell(&registry)?;
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| play(&mut tour, registry.has_real_images)));
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        play(&mut tour, registry.has_real_images)
+    }));
     // Stop what the first command started. Everything else is inside the mount namespace and goes with it.
     tour.pty.send("\x03\x04\n");
     tour.pty.send("kekkai system stop\n");
@@ -185,7 +247,9 @@ fn tour() -> Result<(), Failed> {
     leftovers::remove_table(&table());
     match outcome {
         Err(panic) => Err(kekkai_tests::runner::words_of(&*panic).into()),
-        Ok(()) if !inside.is_empty() => Err(format!("`kekkai system stop` left {} processes", inside.len()).into()),
+        Ok(()) if !inside.is_empty() => {
+            Err(format!("`kekkai system stop` left {} processes", inside.len()).into())
+        }
         Ok(()) => Ok(()),
     }
 }
@@ -194,10 +258,22 @@ fn tour() -> Result<(), Failed> {
 fn processes_in_cgroup_or_namespace() -> Vec<u32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
-        let Ok(mounts) = std::fs::read_to_string(entry.path().join("mounts")) else { continue };
-        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else { continue };
-        if mounts.contains("kekkai-tour /var/lib/kekkai ") && String::from_utf8_lossy(&line).contains("kekkai") {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let Ok(mounts) = std::fs::read_to_string(entry.path().join("mounts")) else {
+            continue;
+        };
+        let Ok(line) = std::fs::read(entry.path().join("cmdline")) else {
+            continue;
+        };
+        if mounts.contains("kekkai-tour /var/lib/kekkai ")
+            && String::from_utf8_lossy(&line).contains("kekkai")
+        {
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             if !line.contains("sh -i") && !line.starts_with("kekkai system stop") {
                 found.push(pid);

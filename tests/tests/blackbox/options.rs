@@ -11,7 +11,11 @@ fn cgroup(controller: &str, v1: &str, v2: &str) -> String {
 /// What a privileged container gets is what this process may have: the machine itself may lack some.
 fn host_capabilities() -> String {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    status.lines().find_map(|l| l.strip_prefix("CapBnd:\t")).unwrap().to_owned()
+    status
+        .lines()
+        .find_map(|l| l.strip_prefix("CapBnd:\t"))
+        .unwrap()
+        .to_owned()
 }
 
 pub(crate) fn cases() -> Vec<Case> {
