@@ -37,6 +37,12 @@ fn start(
     args: DaemonArgs,
     inherited: anyhow::Result<Vec<std::os::fd::OwnedFd>>,
 ) -> anyhow::Result<()> {
+    if args.failpoints {
+        for name in kekkai_engine::failpoint::ALL {
+            println!("{name}");
+        }
+        return Ok(());
+    }
     let validate = args.validate;
     let file = directives::Source::new(args.config_file.as_deref());
     let from_flags = args.into_directives()?;

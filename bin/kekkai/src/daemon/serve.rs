@@ -51,6 +51,9 @@ pub(super) fn run(
         bail!("the daemon needs to run as root");
     }
     kekkai_sys::memory::keep_small();
+    if let Ok(points) = std::env::var("KEKKAI_FAILPOINTS") {
+        kekkai_engine::failpoint::configure(&points);
+    }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     raise_descriptor_limit();
     let instance = Instance::claim(

@@ -71,7 +71,7 @@ fn list_filter(api: &Api, call: &Call, allowed: &[&str]) -> Result<ListFilter, A
             return Err(ApiError::invalid(format!("invalid filter '{key}'")));
         }
         let invalid = |value: &str| ApiError::invalid(format!("invalid filter '{key}=[{value}]'"));
-        let made = |value: &str| Ok::<_, ApiError>(api.images()?.resolve(value)?.created);
+        let made = |value: &str| Ok::<_, ApiError>(api.engine().images().resolve(value)?.created);
         for value in &values {
             match key.as_str() {
                 "reference" => filter.references.push(value.clone()),
@@ -121,7 +121,7 @@ pub(super) async fn list(api: Arc<Api>, call: Call) -> Result<Reply, ApiError> {
         &call,
         &["dangling", "label", "before", "since", "until", "reference"],
     )?;
-    let images = api.images()?.list(&filter);
+    let images = api.engine().images().list(&filter);
     Reply::json(
         &images
             .iter()
@@ -137,7 +137,7 @@ pub(super) async fn inspect(api: Arc<Api>, call: Call, name: String) -> Result<R
             return Err(ApiError::unsupported_field(parameter));
         }
     }
-    let image = api.images()?.resolve(&name)?;
+    let image = api.engine().images().resolve(&name)?;
     let config = &*image.config;
     let mut out = json!({
         "Id": image.id.to_string(),
@@ -241,7 +241,8 @@ pub(super) async fn history(api: Arc<Api>, name: String) -> Result<Reply, ApiErr
         tags: Option<Vec<String>>,
     }
     let lines: Vec<Line> = api
-        .images()?
+        .engine()
+        .images()
         .history(&name)?
         .into_iter()
         .map(|line| Line {
@@ -258,9 +259,9 @@ pub(super) async fn history(api: Arc<Api>, name: String) -> Result<Reply, ApiErr
 
 /// Gives an image a further name.
 pub(super) async fn tag(api: Arc<Api>, call: Call, name: String) -> Result<Reply, ApiError> {
-    let image = api.images()?.resolve(&name)?;
+    let image = api.engine().images().resolve(&name)?;
     let target = target_reference(call.query.get("repo"), call.query.get("tag"))?;
-    api.images()?.tag(&name, &target).await?;
+    api.engine().images().tag(&name, &target).await?;
     publish(
         &api,
         "tag",
@@ -326,14 +327,15 @@ pub(super) async fn remove(api: Arc<Api>, call: Call, name: String) -> Result<Re
     if call.query.nonempty("platforms").is_some() {
         return Err(ApiError::unsupported_field("platforms"));
     }
-    let image = api.images()?.resolve(&name)?.id.to_string();
+    let image = api.engine().images().resolve(&name)?.id.to_string();
     let options = RemoveOptions {
         force: call.query.bool("force"),
     };
     let users = Arc::clone(&api);
     let items = api
-        .images()?
-        .remove(&name, options, &move |id| users.image_users(id))
+        .engine()
+        .images()
+        .remove(&name, options, &move |id| users.engine().image_users(id))
         .await?;
     publish_removals(&api, &image, &items);
     Reply::json(&removed_out(items))
@@ -351,8 +353,9 @@ pub(super) async fn prune(api: Arc<Api>, call: Call) -> Result<Reply, ApiError> 
     let all = filter.dangling.take() == Some(false);
     let users = Arc::clone(&api);
     let report = api
-        .images()?
-        .prune(all, &filter, &move |id| users.image_users(id))
+        .engine()
+        .images()
+        .prune(all, &filter, &move |id| users.engine().image_users(id))
         .await?;
     for item in &report.removed {
         if let RemovedItem::Deleted(id) = item {

@@ -68,9 +68,10 @@ impl<'a> ImageNames<'a> {
         if !self.known.contains_key(written) {
             let meant = self
                 .api
+                .engine()
                 .images()
+                .resolve(written)
                 .ok()
-                .and_then(|images| images.resolve(written).ok())
                 .map(|image| image.id.clone());
             self.known.insert(written.to_owned(), meant);
         }

@@ -81,17 +81,6 @@ impl Api {
         &self.engine
     }
 
-    pub(crate) fn images(&self) -> Result<&kekkai_image::ImageService, ApiError> {
-        Err(ApiError::new(
-            kekkai_types::ErrorClass::Unavailable,
-            "images are not connected to the engine yet",
-        ))
-    }
-
-    pub(crate) fn image_users(&self, _id: &kekkai_types::Digest) -> Vec<kekkai_image::ImageUser> {
-        Vec::new()
-    }
-
     pub(crate) fn settings(&self) -> &ApiSettings {
         &self.settings
     }

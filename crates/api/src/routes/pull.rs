@@ -114,7 +114,7 @@ pub(super) async fn pull(api: Arc<Api>, call: Call) -> Result<Reply, ApiError> {
     let credentials = header_credentials(&call);
     let (sink, lines) = progress();
     let work = async move {
-        let images = api.images()?;
+        let images = api.engine().images();
         let outcome = images
             .pull(&reference, platform.as_ref(), credentials, sink)
             .await?;
@@ -153,7 +153,7 @@ pub(super) async fn load(api: Arc<Api>, mut call: Call) -> Result<Reply, ApiErro
         }
     });
     let work = async move {
-        for image in api.images()?.load(reader, sink).await? {
+        for image in api.engine().images().load(reader, sink).await? {
             let id = image.id.to_string();
             publish(&api, "load", &id, vec![("name".to_owned(), id.clone())]);
         }

@@ -74,7 +74,7 @@ pub(super) async fn auth(api: Arc<Api>, mut call: Call) -> Result<Reply, ApiErro
     }
     let mut body = call.object().await?;
     let credentials = read_credentials(&mut body)?;
-    let outcome = api.images()?.check_login(&credentials).await?;
+    let outcome = api.engine().images().check_login(&credentials).await?;
     Reply::json(&Answer {
         status: outcome.status,
         identity_token: outcome.identity_token.expose().to_owned(),
@@ -93,7 +93,7 @@ pub(super) async fn disk_usage(api: Arc<Api>, call: Call) -> Result<Reply, ApiEr
     let wanted = |kind: &str| kinds.is_empty() || kinds.contains(&kind);
     let mut out = serde_json::Map::new();
     if wanted("image") {
-        let images = api.images()?.list(&ListFilter::default());
+        let images = api.engine().images().list(&ListFilter::default());
         let mut layers = std::collections::BTreeMap::new();
         for image in &images {
             layers.extend(image.layers.iter().zip(&image.layer_sizes));
@@ -107,7 +107,7 @@ pub(super) async fn disk_usage(api: Arc<Api>, call: Call) -> Result<Reply, ApiEr
             .map(|image| ImageLine::new(image, call.version))
             .collect();
         for (line, image) in lines.iter_mut().zip(&images) {
-            line.containers = i64::try_from(api.image_users(&image.id).len()).unwrap_or(-1);
+            line.containers = i64::try_from(api.engine().image_users(&image.id).len()).unwrap_or(-1);
             line.shared_size = 0;
         }
         out.insert("Images".to_owned(), encode(&lines)?);
