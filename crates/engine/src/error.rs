@@ -41,6 +41,9 @@ pub enum EngineError {
     /// The container's state forbids it; dockerd's words.
     #[error("{0}")]
     Conflict(String),
+    /// It may not be done; dockerd's words.
+    #[error("{0}")]
+    Forbidden(String),
     /// It is as wanted already (already started, already stopped).
     #[error("container is already in the wanted state")]
     NotModified,
@@ -48,7 +51,7 @@ pub enum EngineError {
     #[error("{0}")]
     NotFound(String),
     /// The process could not be started; the container is `Exited` with `code`.
-    #[error("failed to create task for container: {message}")]
+    #[error("{message}")]
     StartFailed {
         /// Stage and reason, as runc words it.
         message: String,
@@ -90,6 +93,7 @@ impl EngineError {
             Self::AmbiguousId(_) | Self::Invalid(_) | Self::Unsupported(_) => ErrorClass::InvalidArgument,
             Self::NameInUse { .. } | Self::Conflict(_) => ErrorClass::Conflict,
             Self::NotModified => ErrorClass::NotModified,
+            Self::Forbidden(_) => ErrorClass::Forbidden,
             Self::StartFailed { class, .. } => *class,
             Self::Metadata(error) => error.class(),
             Self::Unavailable(_) => ErrorClass::Unavailable,

@@ -6,35 +6,35 @@ use std::path::Path;
 /// What this host can do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "one independent fact each")]
-pub struct HostFacts {
+pub(crate) struct HostFacts {
     /// CPUs online.
-    pub ncpu: usize,
+    pub(crate) ncpu: usize,
     /// The same as a list: `0-1`.
-    pub cpus: String,
+    pub(crate) cpus: String,
     /// Memory nodes as a list.
-    pub mems: String,
+    pub(crate) mems: String,
     /// Bytes of memory.
-    pub memory: u64,
+    pub(crate) memory: u64,
     /// 1 or 2.
-    pub cgroup_version: u8,
+    pub(crate) cgroup_version: u8,
     /// Controllers that are there.
-    pub controllers: Vec<String>,
+    pub(crate) controllers: Vec<String>,
     /// Swap can be limited.
-    pub swap_limit: bool,
+    pub(crate) swap_limit: bool,
     /// Block I/O weights work.
-    pub blkio_weight: bool,
+    pub(crate) blkio_weight: bool,
     /// AppArmor is enabled.
-    pub apparmor: bool,
+    pub(crate) apparmor: bool,
     /// Host name.
-    pub hostname: String,
+    pub(crate) hostname: String,
     /// Kernel's release.
-    pub kernel: String,
+    pub(crate) kernel: String,
     /// Distribution's name for people.
-    pub os: String,
+    pub(crate) os: String,
     /// Its version.
-    pub os_version: String,
+    pub(crate) os_version: String,
     /// Machine: `x86_64`.
-    pub machine: String,
+    pub(crate) machine: String,
 }
 
 fn line(path: &str) -> String {
@@ -75,7 +75,7 @@ pub(crate) fn parse_list(text: &str) -> Option<Vec<u32>> {
 
 impl HostFacts {
     /// Reads them from /proc and /sys.
-    pub fn probe() -> Self {
+    pub(crate) fn probe() -> Self {
         let uname = rustix::system::uname();
         let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
         let cpus = line("/sys/devices/system/cpu/online");

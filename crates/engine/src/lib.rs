@@ -12,15 +12,40 @@
 
 #![forbid(unsafe_code)]
 
+mod attach;
 mod config;
+mod container;
 mod create;
+mod directory;
 mod engine;
 mod error;
+mod events;
+mod exec;
+mod exit;
+pub mod failpoint;
+mod files;
 mod host;
+mod inner;
+mod janitor;
+mod list;
 pub mod model;
+mod net;
+mod open;
+mod owner;
+mod plan;
+mod reconcile;
+mod record;
+mod recover;
+mod remove;
 mod restart;
 mod spec_builder;
+mod start;
 mod streams;
+mod system;
+mod top;
+mod transfer;
+mod undo;
+mod update;
 
 pub use config::{BridgeConfig, EngineConfig};
 pub use engine::{Engine, WaitHandle};

@@ -201,7 +201,7 @@ fn modes(config: &ContainerConfig, host: &HostOptions) -> Result<(), EngineError
     Ok(())
 }
 
-fn restart(host: &HostOptions) -> Result<(), EngineError> {
+pub(crate) fn restart(host: &HostOptions) -> Result<(), EngineError> {
     let policy = &host.restart_policy;
     let retries = policy.maximum_retry_count;
     match policy.name.as_str() {

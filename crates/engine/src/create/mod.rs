@@ -8,3 +8,4 @@ pub(crate) mod merge;
 pub(crate) mod mounts;
 pub(crate) mod names;
 pub(crate) mod resources;
+pub(crate) mod saga;

@@ -18,7 +18,7 @@ use kekkai_oci::runtime::{
 use crate::create::merge::overlay_env;
 use crate::model::ContainerSpec;
 
-pub(crate) use resources::{BlockDevice, DeviceNode};
+pub(crate) use resources::{BlockDevice, DeviceNode, limits_of};
 
 /// Docker's masked paths.
 pub(crate) const MASKED_PATHS: [&str; 12] = [
@@ -58,15 +58,13 @@ pub(crate) enum Ipc {
     },
 }
 
-/// Which namespace of one kind a process gets.
+/// Which namespace of one kind a process gets; another container's is a new one here, and joined by descriptor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Join {
     /// A new one.
     New,
     /// The host's: not in the specification.
     Host,
-    /// That of a file.
-    Path(String),
 }
 
 /// Everything that the specification is made of.
@@ -115,8 +113,17 @@ fn rlimit(name: &str) -> Option<PosixRlimitType> {
 
 fn capability_sets(inputs: &SpecInputs<'_>) -> LinuxCapabilities {
     let host = &inputs.spec.host;
-    let names = capabilities::effective(host.privileged, &host.cap_add, &host.cap_drop, inputs.held_capabilities);
-    let set = capabilities::set(&names);
+    capability_sets_of(&capabilities::effective(
+        host.privileged,
+        &host.cap_add,
+        &host.cap_drop,
+        inputs.held_capabilities,
+    ))
+}
+
+/// These capabilities as bounding, effective and permitted ones; nothing is inheritable or ambient.
+pub(crate) fn capability_sets_of(names: &[&str]) -> LinuxCapabilities {
+    let set = capabilities::set(names);
     let mut sets = LinuxCapabilities::default();
     sets.set_bounding(Some(set.clone()))
         .set_effective(Some(set.clone()))
@@ -188,14 +195,11 @@ fn namespaces(inputs: &SpecInputs<'_>) -> Vec<LinuxNamespace> {
         (LinuxNamespaceType::Ipc, ipc),
         (LinuxNamespaceType::Cgroup, &inputs.cgroup),
     ] {
-        let path = match join {
-            Join::Host => continue,
-            Join::New => None,
-            Join::Path(path) => Some(PathBuf::from(path)),
-        };
-        let mut namespace = LinuxNamespace::default();
-        namespace.set_typ(kind).set_path(path);
-        list.push(namespace);
+        if *join == Join::New {
+            let mut namespace = LinuxNamespace::default();
+            namespace.set_typ(kind).set_path(None);
+            list.push(namespace);
+        }
     }
     list
 }

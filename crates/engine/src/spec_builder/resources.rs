@@ -8,7 +8,7 @@ use kekkai_oci::runtime::{
 };
 
 use super::SpecInputs;
-use crate::model::DeviceRate;
+use crate::model::{DeviceRate, HostOptions};
 
 /// A device of the host, looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +146,14 @@ fn block_io(inputs: &SpecInputs<'_>) -> LinuxBlockIo {
 
 /// The limits of the container's cgroup.
 pub(super) fn build(inputs: &SpecInputs<'_>) -> LinuxResources {
-    let wanted = &inputs.spec.host.resources;
+    let mut resources = limits_of(&inputs.spec.host);
+    resources.set_devices(Some(devices(inputs))).set_block_io(Some(block_io(inputs)));
+    resources
+}
+
+/// The limits that can be changed while a container runs.
+pub(crate) fn limits_of(host: &HostOptions) -> LinuxResources {
+    let wanted = &host.resources;
     let mut memory = LinuxMemory::default();
     memory
         .set_limit(positive(wanted.memory))
@@ -171,12 +178,14 @@ pub(super) fn build(inputs: &SpecInputs<'_>) -> LinuxResources {
         pids.set_limit(limit);
         pids
     });
+    let mut block = LinuxBlockIo::default();
+    block.set_weight((wanted.blkio_weight != 0).then_some(wanted.blkio_weight));
     let mut resources = LinuxResources::default();
     resources
-        .set_devices(Some(devices(inputs)))
+        .set_devices(None)
         .set_memory(Some(memory))
         .set_cpu(Some(cpu))
         .set_pids(pids)
-        .set_block_io(Some(block_io(inputs)));
+        .set_block_io(Some(block));
     resources
 }
