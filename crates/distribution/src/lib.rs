@@ -15,6 +15,8 @@ mod credentials;
 mod error;
 mod event;
 mod manifest;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod tls;
 mod transport;
 mod url;
