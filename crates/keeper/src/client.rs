@@ -76,7 +76,7 @@ pub type Reply = Box<dyn FnOnce(Result<Answer, KeeperError>) + Send>;
 pub type EventHandler = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// A connection to the keeper; clones share it. It is renewed by itself (starting a new keeper if need be) until the
-/// last clone is dropped.
+/// last clone is dropped, or until the keeper has agreed to a [`Request::Shutdown`].
 #[derive(Clone)]
 pub struct KeeperClient {
     inner: Arc<Inner>,
@@ -96,11 +96,14 @@ struct State {
     sequence: u64,
     /// What is not answered, oldest first.
     waiting: BTreeMap<u64, Pending>,
+    /// The keeper was asked to end, and agreed: no other is started.
+    ended: bool,
 }
 
 struct Pending {
     body: Vec<u8>,
     fds: Vec<OwnedFd>,
+    shutdown: bool,
     reply: Reply,
 }
 
@@ -139,6 +142,7 @@ impl KeeperClient {
             info: connected.info,
             sequence: u64::from_le_bytes(seed) >> 1 | 1,
             waiting: BTreeMap::new(),
+            ended: false,
         };
         let inner = Arc::new(Inner { config, state: Mutex::new(state), renewed: Condvar::new() });
         let weak = Arc::downgrade(&inner);
@@ -158,6 +162,10 @@ impl KeeperClient {
             Err(error) => return reply(Err(error.into())),
         };
         let mut state = self.inner.lock();
+        if state.ended {
+            drop(state);
+            return reply(Err(KeeperError::Disconnected));
+        }
         state.sequence += 1;
         let sequence = state.sequence;
         if let Some(socket) = state.socket.clone() {
@@ -173,7 +181,8 @@ impl KeeperClient {
                 }
             }
         }
-        state.waiting.insert(sequence, Pending { body, fds, reply });
+        let shutdown = matches!(request, Request::Shutdown);
+        state.waiting.insert(sequence, Pending { body, fds, shutdown, reply });
     }
 
     /// Sends a request and waits for the answer. Not for the reader thread's callbacks.
@@ -243,7 +252,11 @@ fn read(inner: &Weak<Inner>, mut socket: Arc<OwnedFd>, events: &EventHandler) {
                     send_again(&inner, Some(sequence));
                     continue;
                 }
-                let pending = inner.lock().waiting.remove(&sequence);
+                let mut state = inner.lock();
+                let pending = state.waiting.remove(&sequence);
+                let shutdown = pending.as_ref().is_some_and(|pending| pending.shutdown);
+                state.ended |= shutdown && matches!(response, Ok(Response::Done));
+                drop(state);
                 if let Some(pending) = pending {
                     (pending.reply)(match response {
                         Ok(Response::Failed(failure)) => Err(KeeperError::Refused(failure)),
@@ -300,6 +313,12 @@ fn renew(inner: &Weak<Inner>) -> Option<(Arc<OwnedFd>, bool)> {
         let inner = inner.upgrade()?;
         let mut state = inner.lock();
         state.socket = None;
+        if state.ended {
+            let waiting = std::mem::take(&mut state.waiting);
+            drop(state);
+            waiting.into_values().for_each(|pending| (pending.reply)(Err(KeeperError::Disconnected)));
+            return None;
+        }
         (inner.config.clone(), state.info.guardian)
     };
     loop {
