@@ -33,7 +33,12 @@ pub(crate) fn attach(cgroup: BorrowedFd<'_>, rules: &[DeviceRule]) -> Result<()>
 }
 
 const fn op(code: u8, destination: u8, source: u8, offset: i16, immediate: i32) -> Instruction {
-    Instruction { code, registers: destination | source << 4, offset, immediate }
+    Instruction {
+        code,
+        registers: destination | source << 4,
+        offset,
+        immediate,
+    }
 }
 
 fn compile(rules: &[DeviceRule]) -> Vec<Instruction> {
@@ -75,7 +80,11 @@ fn compile_rule(program: &mut Vec<Instruction>, rule: &DeviceRule) {
         tests.push(op(MOVE_REGISTER_32, 1, 3, 0, 0));
         tests.push(op(AND_IMMEDIATE_32, 1, 0, 0, access));
         // Allowing needs all that is asked for; denying any of it.
-        tests.push(if rule.allow { op(JUMP_NOT_EQUAL_REGISTER, 1, 3, 0, 0) } else { op(JUMP_EQUAL, 1, 0, 0, 0) });
+        tests.push(if rule.allow {
+            op(JUMP_NOT_EQUAL_REGISTER, 1, 3, 0, 0)
+        } else {
+            op(JUMP_EQUAL, 1, 0, 0, 0)
+        });
     }
     for (register, value) in [(4, rule.major), (5, rule.minor)] {
         if let Some(value) = value {
@@ -85,7 +94,10 @@ fn compile_rule(program: &mut Vec<Instruction>, rule: &DeviceRule) {
     // Every failed test jumps behind this rule's answer, which is two instructions long.
     let length = tests.len();
     for (index, test) in tests.iter_mut().enumerate() {
-        if matches!(test.code, JUMP_NOT_EQUAL | JUMP_EQUAL | JUMP_NOT_EQUAL_REGISTER) {
+        if matches!(
+            test.code,
+            JUMP_NOT_EQUAL | JUMP_EQUAL | JUMP_NOT_EQUAL_REGISTER
+        ) {
             test.offset = i16::try_from(length - index - 1 + 2).unwrap_or(i16::MAX);
         }
     }
@@ -104,7 +116,13 @@ mod tests {
 
     #[test]
     fn the_verifier_takes_it() {
-        let rule = |allow, kind, major, minor, access: &str| DeviceRule { allow, kind, major, minor, access: access.into() };
+        let rule = |allow, kind, major, minor, access: &str| DeviceRule {
+            allow,
+            kind,
+            major,
+            minor,
+            access: access.into(),
+        };
         let rules = [
             rule(false, DeviceKind::All, None, None, "rwm"),
             rule(true, DeviceKind::Character, Some(1), Some(3), "rwm"),

@@ -63,7 +63,9 @@ impl CgroupError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Limit { .. } | Self::Unsupported { .. } | Self::Invalid { .. } => ErrorClass::InvalidArgument,
+            Self::Limit { .. } | Self::Unsupported { .. } | Self::Invalid { .. } => {
+                ErrorClass::InvalidArgument
+            }
             Self::Busy { .. } => ErrorClass::Conflict,
             Self::File { .. } | Self::NotMounted => ErrorClass::Internal,
         }
@@ -80,7 +82,11 @@ impl CgroupError {
 
     pub(crate) fn file(operation: &'static str, path: &Path) -> impl FnOnce(Errno) -> Self {
         let path = path.to_owned();
-        move |source| Self::File { operation, path, source }
+        move |source| Self::File {
+            operation,
+            path,
+            source,
+        }
     }
 }
 

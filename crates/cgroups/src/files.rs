@@ -12,22 +12,40 @@ use crate::CgroupError;
 const MAX_FILE: usize = 4 * 1024 * 1024;
 
 pub(crate) fn open(path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat(CWD, path, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+    rustix::fs::openat(
+        CWD,
+        path,
+        flags | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+    )
 }
 
 /// Writes a value that the kernel may refuse as a limit.
 pub(crate) fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
     open(path, OFlags::WRONLY)
         .and_then(|file| beneath::write_once(file, value.as_bytes()))
-        .map_err(|source| CgroupError::Limit { value: value.to_owned(), path: path.to_owned(), source })
+        .map_err(|source| CgroupError::Limit {
+            value: value.to_owned(),
+            path: path.to_owned(),
+            source,
+        })
 }
 
 /// Writes a limit whose file may be missing because the host lacks the feature.
-pub(crate) fn write_limit(path: &Path, value: &str, limit: &'static str) -> Result<(), CgroupError> {
+pub(crate) fn write_limit(
+    path: &Path,
+    value: &str,
+    limit: &'static str,
+) -> Result<(), CgroupError> {
     match write(path, value) {
-        Err(CgroupError::Limit { source: Errno::NOENT, path, .. }) => {
-            Err(CgroupError::Unsupported { limit, reason: format!("{} does not exist", path.display()) })
-        }
+        Err(CgroupError::Limit {
+            source: Errno::NOENT,
+            path,
+            ..
+        }) => Err(CgroupError::Unsupported {
+            limit,
+            reason: format!("{} does not exist", path.display()),
+        }),
         result => result,
     }
 }
@@ -47,7 +65,13 @@ pub(crate) fn read_number(path: &Path) -> Option<u64> {
 
 /// The value of `key` in a file of `key value` lines.
 pub(crate) fn value_of(text: &str, key: &str) -> Option<u64> {
-    text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
+    text.lines().find_map(|line| {
+        line.strip_prefix(key)?
+            .strip_prefix(' ')?
+            .trim()
+            .parse()
+            .ok()
+    })
 }
 
 /// Makes a directory and its missing parents below `root`.
@@ -55,7 +79,10 @@ pub(crate) fn make(root: &Path, path: &str) -> Result<bool, CgroupError> {
     let full = root.join(path);
     match mkdir(&full) {
         Ok(made) => return Ok(made),
-        Err(CgroupError::File { source: Errno::NOENT, .. }) => {}
+        Err(CgroupError::File {
+            source: Errno::NOENT,
+            ..
+        }) => {}
         Err(error) => return Err(error),
     }
     let mut current = root.to_owned();

@@ -40,13 +40,25 @@ impl<'layout> Cgroup<'layout> {
     /// # Errors
     /// [`CgroupError::Invalid`] for an empty path, `..`, or one that is too long.
     pub fn new(layout: &'layout Layout, path: &str) -> Result<Self, CgroupError> {
-        let invalid = |reason| CgroupError::Invalid { field: "cgroup path", value: path.to_owned(), reason };
-        let clean = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect::<Vec<_>>();
+        let invalid = |reason| CgroupError::Invalid {
+            field: "cgroup path",
+            value: path.to_owned(),
+            reason,
+        };
+        let clean = path
+            .split('/')
+            .filter(|part| !part.is_empty() && *part != ".")
+            .collect::<Vec<_>>();
         match () {
             () if path.len() > MAX_PATH => Err(invalid("it is too long")),
             () if clean.is_empty() => Err(invalid("it names the root")),
-            () if clean.contains(&"..") || path.contains('\0') => Err(invalid("it leaves the hierarchy")),
-            () => Ok(Self { layout, path: clean.join("/") }),
+            () if clean.contains(&"..") || path.contains('\0') => {
+                Err(invalid("it leaves the hierarchy"))
+            }
+            () => Ok(Self {
+                layout,
+                path: clean.join("/"),
+            }),
         }
     }
 
@@ -61,14 +73,19 @@ impl<'layout> Cgroup<'layout> {
     }
 
     pub(crate) fn v1_file(&self, controller: &str, name: &str) -> Option<PathBuf> {
-        self.layout.v1_mount(controller).map(|mount| mount.join(&self.path).join(name))
+        self.layout
+            .v1_mount(controller)
+            .map(|mount| mount.join(&self.path).join(name))
     }
 
     /// The directories of this cgroup, one per hierarchy.
     #[must_use]
     pub fn directories(&self) -> Vec<PathBuf> {
         match self.layout {
-            Layout::V1(hierarchies) => hierarchies.iter().map(|hierarchy| hierarchy.mount.join(&self.path)).collect(),
+            Layout::V1(hierarchies) => hierarchies
+                .iter()
+                .map(|hierarchy| hierarchy.mount.join(&self.path))
+                .collect(),
             Layout::V2(root) => vec![root.join(&self.path)],
         }
     }
@@ -81,7 +98,9 @@ impl<'layout> Cgroup<'layout> {
         match self.layout {
             Layout::V1(hierarchies) => {
                 v1::check_controllers(hierarchies, limits)?;
-                hierarchies.iter().try_for_each(|hierarchy| v1::create(hierarchy, &self.path))?;
+                hierarchies
+                    .iter()
+                    .try_for_each(|hierarchy| v1::create(hierarchy, &self.path))?;
             }
             Layout::V2(root) => v2::create(root, &self.path)?,
         }
@@ -96,7 +115,9 @@ impl<'layout> Cgroup<'layout> {
         match self.layout {
             Layout::V1(hierarchies) => {
                 v1::check_controllers(hierarchies, limits)?;
-                hierarchies.iter().try_for_each(|hierarchy| v1::apply(hierarchy, &self.path, limits))
+                hierarchies
+                    .iter()
+                    .try_for_each(|hierarchy| v1::apply(hierarchy, &self.path, limits))
             }
             Layout::V2(root) => v2::apply(&root.join(&self.path), limits),
         }
@@ -123,7 +144,9 @@ impl<'layout> Cgroup<'layout> {
             Layout::V2(root) => {
                 let directory = root.join(&self.path);
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-                files::open(&directory, flags).map(Join::Into).map_err(CgroupError::file("open", &directory))
+                files::open(&directory, flags)
+                    .map(Join::Into)
+                    .map_err(CgroupError::file("open", &directory))
             }
         }
     }
@@ -131,11 +154,18 @@ impl<'layout> Cgroup<'layout> {
     /// The hierarchy that tells about processes: any will do, all have the same.
     fn process_directory(&self) -> Result<PathBuf, CgroupError> {
         match self.layout {
-            Layout::V1(_) => ["pids", "freezer", "devices", "memory", "cpu", "name=systemd"]
-                .iter()
-                .find_map(|controller| self.layout.v1_mount(controller))
-                .map(|mount| mount.join(&self.path))
-                .ok_or(CgroupError::NotMounted),
+            Layout::V1(_) => [
+                "pids",
+                "freezer",
+                "devices",
+                "memory",
+                "cpu",
+                "name=systemd",
+            ]
+            .iter()
+            .find_map(|controller| self.layout.v1_mount(controller))
+            .map(|mount| mount.join(&self.path))
+            .ok_or(CgroupError::NotMounted),
             Layout::V2(root) => Ok(root.join(&self.path)),
         }
     }
@@ -176,7 +206,9 @@ impl<'layout> Cgroup<'layout> {
                 if frozen {
                     self.write_frozen(false)?;
                 }
-                return Err(CgroupError::Busy { path: self.path.clone() });
+                return Err(CgroupError::Busy {
+                    path: self.path.clone(),
+                });
             }
             std::thread::sleep(Duration::from_millis(1));
             // A process that was cloned meanwhile is missed by the v1 freezer until it is asked again.
@@ -193,15 +225,19 @@ impl<'layout> Cgroup<'layout> {
                 let file = self.freezer_file()?;
                 files::write(&file, if frozen { "FROZEN" } else { "THAWED" })
             }
-            Layout::V2(root) => files::write(&root.join(&self.path).join("cgroup.freeze"), if frozen { "1" } else { "0" }),
+            Layout::V2(root) => files::write(
+                &root.join(&self.path).join("cgroup.freeze"),
+                if frozen { "1" } else { "0" },
+            ),
         }
     }
 
     fn freezer_file(&self) -> Result<PathBuf, CgroupError> {
-        self.v1_file("freezer", "freezer.state").ok_or_else(|| CgroupError::Unsupported {
-            limit: "pausing",
-            reason: "the freezer controller is not mounted".into(),
-        })
+        self.v1_file("freezer", "freezer.state")
+            .ok_or_else(|| CgroupError::Unsupported {
+                limit: "pausing",
+                reason: "the freezer controller is not mounted".into(),
+            })
     }
 
     /// Whether every process stands.
@@ -227,14 +263,20 @@ impl<'layout> Cgroup<'layout> {
             match files::write(&root.join(&self.path).join("cgroup.kill"), "1") {
                 Ok(()) => return Ok(()),
                 // Before Linux 5.14 there is no such file.
-                Err(CgroupError::Limit { source: Errno::NOENT, .. }) => {}
+                Err(CgroupError::Limit {
+                    source: Errno::NOENT,
+                    ..
+                }) => {}
                 Err(error) => return Err(error),
             }
         }
         // A process that forks faster than we read is caught by freezing first.
         let frozen = self.write_frozen(true).is_ok();
         let pids = match self.pids() {
-            Err(CgroupError::File { source: Errno::NOENT, .. }) => Ok(Vec::new()),
+            Err(CgroupError::File {
+                source: Errno::NOENT,
+                ..
+            }) => Ok(Vec::new()),
             other => other,
         };
         for pid in pids.iter().flatten() {
@@ -263,7 +305,9 @@ impl<'layout> Cgroup<'layout> {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                return Err(CgroupError::Busy { path: self.path.clone() });
+                return Err(CgroupError::Busy {
+                    path: self.path.clone(),
+                });
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(20));
@@ -273,18 +317,27 @@ impl<'layout> Cgroup<'layout> {
     /// Whether it exists in any hierarchy.
     #[must_use]
     pub fn exists(&self) -> bool {
-        self.directories().iter().any(|directory| directory.exists())
+        self.directories()
+            .iter()
+            .any(|directory| directory.exists())
     }
 }
 
 fn collect_pids(directory: &Path, pids: &mut Vec<i32>, depth: u32) -> Result<(), CgroupError> {
     let text = files::read(&directory.join("cgroup.procs"))?;
-    pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    pids.extend(
+        text.lines()
+            .filter_map(|line| line.parse::<i32>().ok())
+            .filter(|pid| *pid > 0),
+    );
     if depth < MAX_DEPTH {
         for child in children(directory) {
             match collect_pids(&child, pids, depth + 1) {
                 // Removed while we looked.
-                Err(CgroupError::File { source: Errno::NOENT | Errno::NODEV, .. }) => {}
+                Err(CgroupError::File {
+                    source: Errno::NOENT | Errno::NODEV,
+                    ..
+                }) => {}
                 result => result?,
             }
         }
@@ -294,7 +347,10 @@ fn collect_pids(directory: &Path, pids: &mut Vec<i32>, depth: u32) -> Result<(),
 
 fn children(directory: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
 }
 
 /// Removes a directory; its children only if the kernel says that there are some.
@@ -326,7 +382,10 @@ mod tests {
     #[test]
     fn paths_stay_inside() {
         let layout = Layout::V2(PathBuf::from("/nowhere"));
-        assert_eq!(Cgroup::new(&layout, "/kekkai//a/./b/").unwrap().path(), "kekkai/a/b");
+        assert_eq!(
+            Cgroup::new(&layout, "/kekkai//a/./b/").unwrap().path(),
+            "kekkai/a/b"
+        );
         for bad in ["", "/", "a/../../b", "..", "a\0b"] {
             assert!(Cgroup::new(&layout, bad).is_err(), "{bad:?}");
         }
@@ -341,12 +400,24 @@ mod tests {
         };
         let parent = format!("kekkai-test-{}", std::process::id());
         let group = Cgroup::new(&layout, &format!("{parent}/one")).unwrap();
-        let limits = Limits { memory: Some(64 << 20), pids: Some(10), cpu_shares: Some(512), ..Limits::default() };
-        if let Err(CgroupError::File { source: Errno::ACCESS | Errno::PERM | Errno::ROFS, .. }) = group.create(&limits) {
+        let limits = Limits {
+            memory: Some(64 << 20),
+            pids: Some(10),
+            cpu_shares: Some(512),
+            ..Limits::default()
+        };
+        if let Err(CgroupError::File {
+            source: Errno::ACCESS | Errno::PERM | Errno::ROFS,
+            ..
+        }) = group.create(&limits)
+        {
             println!("skipped: may not make cgroups");
             return;
         }
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         for directory in group.directories() {
             std::fs::write(directory.join("cgroup.procs"), child.id().to_string()).unwrap();
         }
@@ -357,7 +428,12 @@ mod tests {
         assert!(group.is_frozen().unwrap());
         group.thaw().unwrap();
         assert!(!group.is_frozen().unwrap());
-        group.update(&Limits { memory: Some(32 << 20), ..Limits::default() }).unwrap();
+        group
+            .update(&Limits {
+                memory: Some(32 << 20),
+                ..Limits::default()
+            })
+            .unwrap();
         assert_eq!(group.stats().memory.limit, Some(32 << 20));
         group.freeze().unwrap();
         group.kill().unwrap();
@@ -370,11 +446,21 @@ mod tests {
 
     #[test]
     fn nonsense_limits_are_refused() {
-        let Ok(layout @ Layout::V1(_)) = detect() else { return };
+        let Ok(layout @ Layout::V1(_)) = detect() else {
+            return;
+        };
         let parent = format!("kekkai-test-bad-{}", std::process::id());
         let group = Cgroup::new(&layout, &format!("{parent}/one")).unwrap();
-        let error = group.create(&Limits { cpuset_cpus: Some("4000".into()), ..Limits::default() }).unwrap_err();
-        assert!(matches!(error, CgroupError::Limit { .. } | CgroupError::File { .. }), "{error}");
+        let error = group
+            .create(&Limits {
+                cpuset_cpus: Some("4000".into()),
+                ..Limits::default()
+            })
+            .unwrap_err();
+        assert!(
+            matches!(error, CgroupError::Limit { .. } | CgroupError::File { .. }),
+            "{error}"
+        );
         group.remove().unwrap();
         Cgroup::new(&layout, &parent).unwrap().remove().unwrap();
     }

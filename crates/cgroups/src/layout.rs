@@ -32,7 +32,10 @@ pub enum Layout {
 
 /// What a host's controllers can limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "a table of facts, one per limit")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "a table of facts, one per limit"
+)]
 #[allow(missing_docs, reason = "named as the limits of `docker info`")]
 pub struct Features {
     pub version: u8,
@@ -63,10 +66,17 @@ fn parse_mounts(mountinfo: &str) -> Result<Layout, CgroupError> {
     let mut hierarchies: Vec<Hierarchy> = Vec::new();
     let mut unified = None;
     for line in mountinfo.lines() {
-        let Some((left, right)) = line.split_once(" - ") else { continue };
-        let Some(mount) = left.split(' ').nth(4) else { continue };
+        let Some((left, right)) = line.split_once(" - ") else {
+            continue;
+        };
+        let Some(mount) = left.split(' ').nth(4) else {
+            continue;
+        };
         let mut right = right.split(' ');
-        let (fstype, options) = (right.next().unwrap_or_default(), right.nth(1).unwrap_or_default());
+        let (fstype, options) = (
+            right.next().unwrap_or_default(),
+            right.nth(1).unwrap_or_default(),
+        );
         match fstype {
             "cgroup2" if unified.is_none() => unified = Some(PathBuf::from(unescape(mount))),
             "cgroup" => {
@@ -76,14 +86,26 @@ fn parse_mounts(mountinfo: &str) -> Result<Layout, CgroupError> {
                     .map(str::to_owned)
                     .collect();
                 // Bind mounts show a hierarchy a second time; the first one counts.
-                if !controllers.is_empty() && !hierarchies.iter().any(|known| known.controllers == controllers) {
-                    hierarchies.push(Hierarchy { controllers, mount: PathBuf::from(unescape(mount)) });
+                if !controllers.is_empty()
+                    && !hierarchies
+                        .iter()
+                        .any(|known| known.controllers == controllers)
+                {
+                    hierarchies.push(Hierarchy {
+                        controllers,
+                        mount: PathBuf::from(unescape(mount)),
+                    });
                 }
             }
             _ => {}
         }
     }
-    let has_controllers = hierarchies.iter().any(|known| !known.controllers.iter().all(|name| name.starts_with("name=")));
+    let has_controllers = hierarchies.iter().any(|known| {
+        !known
+            .controllers
+            .iter()
+            .all(|name| name.starts_with("name="))
+    });
     match unified {
         _ if has_controllers => Ok(Layout::V1(hierarchies)),
         Some(mount) => Ok(Layout::V2(mount)),
@@ -94,14 +116,30 @@ fn parse_mounts(mountinfo: &str) -> Result<Layout, CgroupError> {
 fn is_controller(option: &str) -> bool {
     matches!(
         option,
-        "cpu" | "cpuacct" | "cpuset" | "memory" | "devices" | "freezer" | "blkio" | "pids" | "net_cls" | "net_prio"
-            | "perf_event" | "hugetlb" | "rdma" | "misc"
+        "cpu"
+            | "cpuacct"
+            | "cpuset"
+            | "memory"
+            | "devices"
+            | "freezer"
+            | "blkio"
+            | "pids"
+            | "net_cls"
+            | "net_prio"
+            | "perf_event"
+            | "hugetlb"
+            | "rdma"
+            | "misc"
     )
 }
 
 /// Undoes the octal escapes of mountinfo.
 fn unescape(field: &str) -> String {
-    field.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+    field
+        .replace("\\040", " ")
+        .replace("\\011", "\t")
+        .replace("\\012", "\n")
+        .replace("\\134", "\\")
 }
 
 impl Layout {
@@ -109,9 +147,10 @@ impl Layout {
     #[must_use]
     pub fn v1_mount(&self, controller: &str) -> Option<&Path> {
         match self {
-            Self::V1(hierarchies) => {
-                hierarchies.iter().find(|hierarchy| hierarchy.has(controller)).map(|hierarchy| hierarchy.mount.as_path())
-            }
+            Self::V1(hierarchies) => hierarchies
+                .iter()
+                .find(|hierarchy| hierarchy.has(controller))
+                .map(|hierarchy| hierarchy.mount.as_path()),
             Self::V2(_) => None,
         }
     }
@@ -123,7 +162,8 @@ impl Layout {
         match self {
             Self::V1(_) => {
                 let file = |controller, name: &str| {
-                    self.v1_mount(controller).is_some_and(|mount| mount.join(parent).join(name).exists())
+                    self.v1_mount(controller)
+                        .is_some_and(|mount| mount.join(parent).join(name).exists())
                 };
                 Features {
                     version: 1,
@@ -136,7 +176,8 @@ impl Layout {
                     cpu_quota: file("cpu", "cpu.cfs_quota_us"),
                     cpuset: file("cpuset", "cpuset.cpus"),
                     pids: self.v1_mount("pids").is_some(),
-                    blkio_weight: file("blkio", "blkio.weight") || file("blkio", "blkio.bfq.weight"),
+                    blkio_weight: file("blkio", "blkio.weight")
+                        || file("blkio", "blkio.bfq.weight"),
                     blkio_throttle: file("blkio", "blkio.throttle.read_bps_device"),
                     hugetlb: self.v1_mount("hugetlb").is_some(),
                     devices: self.v1_mount("devices").is_some(),
@@ -176,7 +217,9 @@ mod tests {
                     32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
                     40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd\n\
                     41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:5 - cgroup2 cgroup2 rw\n";
-        let Layout::V1(hierarchies) = parse_mounts(text).unwrap() else { panic!("not v1") };
+        let Layout::V1(hierarchies) = parse_mounts(text).unwrap() else {
+            panic!("not v1")
+        };
         assert_eq!(hierarchies.len(), 2);
         assert_eq!(hierarchies[0].controllers, ["cpu", "cpuacct"]);
         assert!(hierarchies[1].has("name=systemd"));
@@ -185,7 +228,10 @@ mod tests {
     #[test]
     fn unified() {
         let text = "30 23 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
-        assert_eq!(parse_mounts(text).unwrap(), Layout::V2(PathBuf::from("/sys/fs/cgroup")));
+        assert_eq!(
+            parse_mounts(text).unwrap(),
+            Layout::V2(PathBuf::from("/sys/fs/cgroup"))
+        );
         assert!(matches!(parse_mounts(""), Err(CgroupError::NotMounted)));
     }
 }

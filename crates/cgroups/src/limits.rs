@@ -35,13 +35,19 @@ impl DeviceRule {
     /// Whether it is about every device and every access.
     #[must_use]
     pub fn is_for_all(&self) -> bool {
-        self.kind == DeviceKind::All && self.major.is_none() && self.minor.is_none() && self.access.len() == 3
+        self.kind == DeviceKind::All
+            && self.major.is_none()
+            && self.minor.is_none()
+            && self.access.len() == 3
     }
 }
 
 /// A rate limit of one block device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs, reason = "device numbers; bytes or operations per second")]
+#[allow(
+    missing_docs,
+    reason = "device numbers; bytes or operations per second"
+)]
 pub struct Throttle {
     pub major: u32,
     pub minor: u32,
@@ -112,10 +118,18 @@ impl Limits {
     /// done (`network`, `rdma`, kernel memory).
     pub fn from_oci(resources: &LinuxResources) -> Result<Self, CgroupError> {
         let mut limits = Self::default();
-        if resources.network().as_ref().is_some_and(|network| network.class_id().is_some() || network.priorities().is_some()) {
+        if resources
+            .network()
+            .as_ref()
+            .is_some_and(|network| network.class_id().is_some() || network.priorities().is_some())
+        {
             return Err(unsupported("network class", "not done"));
         }
-        if resources.rdma().as_ref().is_some_and(|rdma| !rdma.is_empty()) {
+        if resources
+            .rdma()
+            .as_ref()
+            .is_some_and(|rdma| !rdma.is_empty())
+        {
             return Err(unsupported("rdma", "not done"));
         }
         if let Some(memory) = resources.memory() {
@@ -125,14 +139,23 @@ impl Limits {
             limits.swappiness = memory.swappiness();
             limits.oom_kill_disable = memory.disable_oom_killer().unwrap_or(false);
             if limits.swappiness.is_some_and(|value| value > 100) {
-                return Err(invalid("memory swappiness", limits.swappiness.unwrap_or_default(), "it is between 0 and 100"));
+                return Err(invalid(
+                    "memory swappiness",
+                    limits.swappiness.unwrap_or_default(),
+                    "it is between 0 and 100",
+                ));
             }
         }
         limits.read_cpu(resources)?;
-        limits.pids = resources.pids().as_ref().map(kekkai_oci::runtime::LinuxPids::limit).filter(|limit| *limit != 0);
+        limits.pids = resources
+            .pids()
+            .as_ref()
+            .map(kekkai_oci::runtime::LinuxPids::limit)
+            .filter(|limit| *limit != 0);
         limits.read_block_io(resources)?;
         for huge in resources.hugepage_limits().iter().flatten() {
-            let limit = u64::try_from(huge.limit()).map_err(|_| invalid("hugepage limit", huge.limit(), "it is negative"))?;
+            let limit = u64::try_from(huge.limit())
+                .map_err(|_| invalid("hugepage limit", huge.limit(), "it is negative"))?;
             if huge.page_size().contains('/') {
                 return Err(invalid("page size", huge.page_size(), "it is no size"));
             }
@@ -150,7 +173,9 @@ impl Limits {
     }
 
     fn read_cpu(&mut self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        let Some(cpu) = resources.cpu() else { return Ok(()) };
+        let Some(cpu) = resources.cpu() else {
+            return Ok(());
+        };
         self.cpu_shares = cpu.shares().filter(|value| *value != 0);
         self.cpu_quota = cpu.quota().filter(|value| *value != 0);
         self.cpu_period = cpu.period().filter(|value| *value != 0);
@@ -164,21 +189,40 @@ impl Limits {
     }
 
     fn read_block_io(&mut self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        let Some(io) = resources.block_io() else { return Ok(()) };
+        let Some(io) = resources.block_io() else {
+            return Ok(());
+        };
         self.blkio_weight = io.weight().filter(|weight| *weight != 0);
-        if self.blkio_weight.is_some_and(|weight| !(10..=1000).contains(&weight)) {
-            return Err(invalid("blkio weight", self.blkio_weight.unwrap_or_default(), "it is between 10 and 1000"));
+        if self
+            .blkio_weight
+            .is_some_and(|weight| !(10..=1000).contains(&weight))
+        {
+            return Err(invalid(
+                "blkio weight",
+                self.blkio_weight.unwrap_or_default(),
+                "it is between 10 and 1000",
+            ));
         }
         for device in io.weight_device().iter().flatten() {
-            let Some(weight) = device.weight() else { continue };
-            self.blkio_weight_devices.push((number(device.major())?, number(device.minor())?, weight));
+            let Some(weight) = device.weight() else {
+                continue;
+            };
+            self.blkio_weight_devices.push((
+                number(device.major())?,
+                number(device.minor())?,
+                weight,
+            ));
         }
         let convert = |devices: &Option<Vec<LinuxThrottleDevice>>| {
             devices
                 .iter()
                 .flatten()
                 .map(|device| {
-                    Ok(Throttle { major: number(device.major())?, minor: number(device.minor())?, rate: device.rate() })
+                    Ok(Throttle {
+                        major: number(device.major())?,
+                        minor: number(device.minor())?,
+                        rate: device.rate(),
+                    })
                 })
                 .collect::<Result<Vec<_>, CgroupError>>()
         };
@@ -195,11 +239,17 @@ impl Limits {
                 None | Some(LinuxDeviceType::A) => DeviceKind::All,
                 Some(LinuxDeviceType::B) => DeviceKind::Block,
                 Some(LinuxDeviceType::C | LinuxDeviceType::U) => DeviceKind::Character,
-                Some(LinuxDeviceType::P) => return Err(invalid("device type", "p", "a FIFO is not controlled")),
+                Some(LinuxDeviceType::P) => {
+                    return Err(invalid("device type", "p", "a FIFO is not controlled"));
+                }
             };
-            let any_or = |value: Option<i64>| value.filter(|value| *value >= 0).map(number).transpose();
+            let any_or =
+                |value: Option<i64>| value.filter(|value| *value >= 0).map(number).transpose();
             let access = device.access().clone().unwrap_or_else(|| "rwm".to_owned());
-            if access.is_empty() || access.len() > 3 || !access.chars().all(|letter| "rwm".contains(letter)) {
+            if access.is_empty()
+                || access.len() > 3
+                || !access.chars().all(|letter| "rwm".contains(letter))
+            {
                 return Err(invalid("device access", access, "it is made of r, w and m"));
             }
             self.devices.push(DeviceRule {
@@ -224,17 +274,30 @@ fn number(value: i64) -> Result<u32, CgroupError> {
 fn list(field: &'static str, value: Option<&str>) -> Result<Option<String>, CgroupError> {
     match value {
         None | Some("") => Ok(None),
-        Some(text) if text.len() <= MAX_LIST && text.bytes().all(|byte| byte.is_ascii_digit() || b",-:/".contains(&byte)) => {
+        Some(text)
+            if text.len() <= MAX_LIST
+                && text
+                    .bytes()
+                    .all(|byte| byte.is_ascii_digit() || b",-:/".contains(&byte)) =>
+        {
             Ok(Some(text.to_owned()))
         }
         Some(text) => Err(invalid(field, text, "it is a list like 0-2,5")),
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "texts and numbers alike")]
 fn invalid(field: &'static str, value: impl ToString, reason: &'static str) -> CgroupError {
-    CgroupError::Invalid { field, value: value.to_string(), reason }
+    CgroupError::Invalid {
+        field,
+        value: value.to_string(),
+        reason,
+    }
 }
 
 fn unsupported(limit: &'static str, reason: &str) -> CgroupError {
-    CgroupError::Unsupported { limit, reason: reason.to_owned() }
+    CgroupError::Unsupported {
+        limit,
+        reason: reason.to_owned(),
+    }
 }

@@ -5,7 +5,10 @@ use crate::{Cgroup, Layout};
 
 /// CPU time in nanoseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[allow(missing_docs, reason = "nanoseconds and counts as the kernel names them")]
+#[allow(
+    missing_docs,
+    reason = "nanoseconds and counts as the kernel names them"
+)]
 pub struct CpuStats {
     pub total: u64,
     pub user: u64,
@@ -88,8 +91,15 @@ impl Cgroup<'_> {
     }
 
     fn stats_v1(&self) -> Stats {
-        let text = |controller, name| self.v1_file(controller, name).and_then(|file| read(&file).ok()).unwrap_or_default();
-        let number = |controller, name| self.v1_file(controller, name).and_then(|file| read_number(&file));
+        let text = |controller, name| {
+            self.v1_file(controller, name)
+                .and_then(|file| read(&file).ok())
+                .unwrap_or_default()
+        };
+        let number = |controller, name| {
+            self.v1_file(controller, name)
+                .and_then(|file| read_number(&file))
+        };
         let cpu = text("cpu", "cpu.stat");
         let memory = text("memory", "memory.stat");
         let key = |text: &str, key| value_of(text, key).unwrap_or_default();
@@ -105,7 +115,8 @@ impl Cgroup<'_> {
             memory: MemoryStats {
                 usage: number("memory", "memory.usage_in_bytes").unwrap_or_default(),
                 peak: number("memory", "memory.max_usage_in_bytes").unwrap_or_default(),
-                limit: number("memory", "memory.limit_in_bytes").filter(|limit| *limit < V1_UNLIMITED),
+                limit: number("memory", "memory.limit_in_bytes")
+                    .filter(|limit| *limit < V1_UNLIMITED),
                 inactive_file: key(&memory, "total_inactive_file"),
                 oom_kills: self.oom_kills(),
             },
@@ -121,8 +132,13 @@ impl Cgroup<'_> {
     pub fn oom_kills(&self) -> u64 {
         let (file, key) = match self.layout() {
             Layout::V1(_) => (self.v1_file("memory", "memory.oom_control"), "oom_kill"),
-            Layout::V2(root) => (Some(root.join(self.path()).join("memory.events")), "oom_kill"),
+            Layout::V2(root) => (
+                Some(root.join(self.path()).join("memory.events")),
+                "oom_kill",
+            ),
         };
-        file.and_then(|file| read(&file).ok()).and_then(|text| value_of(&text, key)).unwrap_or_default()
+        file.and_then(|file| read(&file).ok())
+            .and_then(|text| value_of(&text, key))
+            .unwrap_or_default()
     }
 }

@@ -3,7 +3,11 @@
 //! inline, 1 (the default) ahead, as the engine does at create.
 //!
 //! ROOTFS is an unpacked image with `/bin/busybox` (by default the floor program's `/tmp/floor/rootfs`).
-#![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a measuring program: it prints, and stops where it fails")]
+#![allow(
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a measuring program: it prints, and stops where it fails"
+)]
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -12,16 +16,24 @@ use std::time::{Duration, Instant};
 use kekkai_cgroups::Cgroup;
 use kekkai_oci::runtime::Spec;
 use kekkai_runtime::{
-    ContainerPlan, ExecTarget, LaunchFds, Launched, Parent, PlanOptions, RootfsSource, Stdio, launch_container, launch_exec,
-    plan_container, plan_exec, prepare_cgroup,
+    ContainerPlan, ExecTarget, LaunchFds, Launched, Parent, PlanOptions, RootfsSource, Stdio,
+    launch_container, launch_exec, plan_container, plan_exec, prepare_cgroup,
 };
 use serde_json::json;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let number = |index: usize, default: u64| arguments.get(index).and_then(|text| text.parse().ok()).unwrap_or(default);
+    let number = |index: usize, default: u64| {
+        arguments
+            .get(index)
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(default)
+    };
     let (count, pause) = (number(1, 200), Duration::from_millis(number(2, 100)));
-    let rootfs = arguments.get(3).cloned().unwrap_or_else(|| "/tmp/floor/rootfs".into());
+    let rootfs = arguments
+        .get(3)
+        .cloned()
+        .unwrap_or_else(|| "/tmp/floor/rootfs".into());
     let prepared = number(4, 1) == 1;
     let base = PathBuf::from(format!("/dev/shm/kekkai-bench-{}", std::process::id()));
     std::fs::create_dir(&base).unwrap();
@@ -41,25 +53,44 @@ fn main() {
         let begin = Instant::now();
         let plan = ContainerPlan::from_bytes(&bytes).unwrap();
         let decoded = begin.elapsed();
-        let launched = launch_container(&plan, fds(Some(netns))).unwrap_or_else(|error| panic!("{error:?}"));
+        let launched =
+            launch_container(&plan, fds(Some(netns))).unwrap_or_else(|error| panic!("{error:?}"));
         let started = begin.elapsed();
         wait(&launched);
         let ended = begin.elapsed();
         drop(launched);
         let layout = kekkai_cgroups::detect().unwrap();
-        Cgroup::new(&layout, plan.cgroup_path()).unwrap().remove().unwrap();
+        Cgroup::new(&layout, plan.cgroup_path())
+            .unwrap()
+            .remove()
+            .unwrap();
         let removed = begin.elapsed();
-        for (list, time) in times.iter_mut().zip([decoded, started, ended - started, ended, removed]) {
+        for (list, time) in
+            times
+                .iter_mut()
+                .zip([decoded, started, ended - started, ended, removed])
+        {
             list.push(time.as_secs_f64() * 1e6);
         }
     }
     println!("{count} starts, {} ms between", pause.as_millis());
-    for (name, list) in ["decode the plan", "=> START (job -> execve done)", "run + exit", "=> START + RUN true + reaped", "=> and cgroup removed"].iter().zip(&mut times) {
+    for (name, list) in [
+        "decode the plan",
+        "=> START (job -> execve done)",
+        "run + exit",
+        "=> START + RUN true + reaped",
+        "=> and cgroup removed",
+    ]
+    .iter()
+    .zip(&mut times)
+    {
         report(name, list);
     }
     exec(&base, &rootfs, count, pause);
     let layout = kekkai_cgroups::detect().unwrap();
-    let _ = Cgroup::new(&layout, &format!("kekkai-bench-{}", std::process::id())).unwrap().remove();
+    let _ = Cgroup::new(&layout, &format!("kekkai-bench-{}", std::process::id()))
+        .unwrap()
+        .remove();
     std::fs::remove_dir_all(&base).unwrap();
 }
 
@@ -72,7 +103,11 @@ fn exec(base: &Path, rootfs: &str, count: u64, pause: Duration) {
     for _ in 0..count {
         std::thread::sleep(pause);
         let begin = Instant::now();
-        let target = ExecTarget { pid: launched.pid, pidfd: launched.pidfd.as_fd(), devpts: None };
+        let target = ExecTarget {
+            pid: launched.pid,
+            pidfd: launched.pidfd.as_fd(),
+            devpts: None,
+        };
         let child = launch_exec(&exec, &target, fds(None)).unwrap();
         let started = begin.elapsed();
         wait(&child);
@@ -80,31 +115,63 @@ fn exec(base: &Path, rootfs: &str, count: u64, pause: Duration) {
             list.push(time.as_secs_f64() * 1e6);
         }
     }
-    for (name, list) in ["=> EXEC (started)", "=> EXEC true, reaped"].iter().zip(&mut times) {
+    for (name, list) in ["=> EXEC (started)", "=> EXEC true, reaped"]
+        .iter()
+        .zip(&mut times)
+    {
         report(name, list);
     }
     kekkai_sys::pidfd::kill(launched.pidfd.as_fd()).unwrap();
     wait(&launched);
     drop(launched);
     let layout = kekkai_cgroups::detect().unwrap();
-    Cgroup::new(&layout, plan.cgroup_path()).unwrap().remove().unwrap();
+    Cgroup::new(&layout, plan.cgroup_path())
+        .unwrap()
+        .remove()
+        .unwrap();
 }
 
 fn report(name: &str, times: &mut [f64]) {
     times.sort_by(f64::total_cmp);
-    let at = |part: usize| times.get(times.len() * part / 100).or(times.last()).copied().unwrap_or_default();
-    println!("  {name:<32} min {:8.1}  p50 {:8.1}  p90 {:8.1}  p99 {:8.1} us", at(0), at(50), at(90), at(99));
+    let at = |part: usize| {
+        times
+            .get(times.len() * part / 100)
+            .or(times.last())
+            .copied()
+            .unwrap_or_default()
+    };
+    println!(
+        "  {name:<32} min {:8.1}  p50 {:8.1}  p90 {:8.1}  p99 {:8.1} us",
+        at(0),
+        at(50),
+        at(90),
+        at(99)
+    );
 }
 
 fn wait(launched: &Launched) {
     let pid = rustix::process::Pid::from_raw(launched.pid).unwrap();
-    let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap().unwrap();
-    assert!(status.exit_status() == Some(0) || status.signaled(), "{status:?}");
+    let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())
+        .unwrap()
+        .unwrap();
+    assert!(
+        status.exit_status() == Some(0) || status.signaled(),
+        "{status:?}"
+    );
 }
 
 fn fds(netns: Option<OwnedFd>) -> LaunchFds {
-    let stdio = Stdio::Pipes { stdin: None, stdout: None, stderr: None };
-    LaunchFds { stdio, netns, namespaces: Vec::new(), parent: Parent::Caller }
+    let stdio = Stdio::Pipes {
+        stdin: None,
+        stdout: None,
+        stderr: None,
+    };
+    LaunchFds {
+        stdio,
+        netns,
+        namespaces: Vec::new(),
+        parent: Parent::Caller,
+    }
 }
 
 /// A network namespace of its own, made by a thread that ends.
@@ -122,8 +189,20 @@ fn plan(base: &Path, rootfs: &str, index: u64) -> ContainerPlan {
 }
 
 const CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-    "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
 ];
 
 fn process(args: &[&str]) -> serde_json::Value {
@@ -173,8 +252,15 @@ fn plan_of(base: &Path, rootfs: &str, index: u64, args: &[&str]) -> ContainerPla
         }
     });
     let spec: Spec = serde_json::from_value(spec).unwrap();
-    let rootfs = RootfsSource::Overlay { lower: vec![rootfs.into()], upper: directory("u"), work: directory("w"), volatile: true };
-    let mut options = PlanOptions::default();
-    options.id = format!("bench{index}");
+    let rootfs = RootfsSource::Overlay {
+        lower: vec![rootfs.into()],
+        upper: directory("u"),
+        work: directory("w"),
+        volatile: true,
+    };
+    let options = PlanOptions {
+        id: format!("bench{index}"),
+        ..PlanOptions::default()
+    };
     plan_container(&spec, rootfs, &options).unwrap()
 }

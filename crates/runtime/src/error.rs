@@ -60,7 +60,10 @@ impl Classify for PlanError {
 /// The step of a launch that failed, in the order in which they happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "the names are the documentation: each is one step of the launch")]
+#[allow(
+    missing_docs,
+    reason = "the names are the documentation: each is one step of the launch"
+)]
 pub enum Stage {
     Prepare,
     User,
@@ -135,7 +138,9 @@ impl LaunchError {
     /// The class that decides the HTTP status: dockerd answers 400 where the user's command or mount is at fault.
     pub fn class(&self) -> ErrorClass {
         match self.kind {
-            FailureKind::NotFound | FailureKind::NotExecutable | FailureKind::InvalidRequest => ErrorClass::InvalidArgument,
+            FailureKind::NotFound | FailureKind::NotExecutable | FailureKind::InvalidRequest => {
+                ErrorClass::InvalidArgument
+            }
             FailureKind::Other => ErrorClass::Internal,
         }
     }

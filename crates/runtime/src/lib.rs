@@ -19,6 +19,9 @@ mod plan;
 pub mod seccomp;
 
 pub use error::{FailureKind, LaunchError, PlanError, Stage};
-pub use launch::{Console, ExecTarget, JoinNamespace, LaunchFds, Launched, NamespaceKind, Parent, Stdio, WindowSize};
+pub use launch::{
+    Console, ExecTarget, JoinNamespace, LaunchFds, Launched, NamespaceKind, Parent, Stdio,
+    WindowSize,
+};
 pub use launch::{launch_container, launch_exec, prepare_cgroup};
 pub use plan::{ContainerPlan, ExecPlan, PlanOptions, RootfsSource, plan_container, plan_exec};

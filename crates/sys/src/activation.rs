@@ -8,7 +8,12 @@ use crate::{Result, check};
 const FIRST: i32 = 3;
 /// More than any unit file names.
 const MAX_FDS: i32 = 64;
-const VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LISTEN_PIDFDID"];
+const VARIABLES: [&str; 4] = [
+    "LISTEN_PID",
+    "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+    "LISTEN_PIDFDID",
+];
 
 /// Takes the descriptors passed to this process, close-on-exec, and removes the variables that announce them, so that
 /// no child takes them for its own. Empty where there are none or they are another process's. Call it once, first thing
@@ -17,9 +22,15 @@ const VARIABLES: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "LIS
 /// # Errors
 /// `EBADF` if the variables promise a descriptor that is not open.
 pub fn listen_fds() -> Result<Vec<OwnedFd>> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<i64>().ok());
+    let number = |name: &str| {
+        std::env::var(name)
+            .ok()
+            .and_then(|text| text.parse::<i64>().ok())
+    };
     let for_us = number("LISTEN_PID") == Some(i64::from(std::process::id()));
-    let count = number("LISTEN_FDS").and_then(|count| i32::try_from(count).ok()).unwrap_or(0);
+    let count = number("LISTEN_FDS")
+        .and_then(|count| i32::try_from(count).ok())
+        .unwrap_or(0);
     for name in VARIABLES {
         // SAFETY: the caller has one thread, so nobody reads the environment meanwhile.
         unsafe { std::env::remove_var(name) };

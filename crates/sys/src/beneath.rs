@@ -23,21 +23,47 @@ pub const MAX_PATH: usize = 4096;
 ///
 /// # Errors
 /// Those of `openat2(2)`; `ELOOP` for a magic link.
-pub fn open(root: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
-    open_with(root, path.as_ref(), flags, mode, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+pub fn open(
+    root: BorrowedFd<'_>,
+    path: impl AsRef<Path>,
+    flags: OFlags,
+    mode: Mode,
+) -> Result<OwnedFd> {
+    open_with(
+        root,
+        path.as_ref(),
+        flags,
+        mode,
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )
 }
 
 /// As [`open`], refusing every symbolic link in the path (`ELOOP`).
 ///
 /// # Errors
 /// Those of `openat2(2)`.
-pub fn open_no_symlinks(root: BorrowedFd<'_>, path: impl AsRef<Path>, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+pub fn open_no_symlinks(
+    root: BorrowedFd<'_>,
+    path: impl AsRef<Path>,
+    flags: OFlags,
+    mode: Mode,
+) -> Result<OwnedFd> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
     open_with(root, path.as_ref(), flags, mode, resolve)
 }
 
-fn open_with(root: BorrowedFd<'_>, path: &Path, flags: OFlags, mode: Mode, resolve: ResolveFlags) -> Result<OwnedFd> {
-    let path = if path.as_os_str().is_empty() { Path::new("/") } else { path };
+fn open_with(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    mode: Mode,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd> {
+    let path = if path.as_os_str().is_empty() {
+        Path::new("/")
+    } else {
+        path
+    };
     for _ in 0..MAX_RETRIES {
         match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, mode, resolve) {
             Err(Errno::AGAIN | Errno::INTR) => {}
@@ -76,12 +102,12 @@ pub fn make_missing(root: BorrowedFd<'_>, path: impl AsRef<Path>, mode: Mode) ->
     let path = path.as_ref();
     let directory = OFlags::PATH | OFlags::DIRECTORY;
     // Nearly always only the last part is missing.
-    if let (Some(parent), Some(name)) = (path.parent(), path.file_name()) {
-        if let Ok(parent) = open(root, parent, directory, Mode::empty()) {
-            match rustix::fs::mkdirat(&parent, name, mode) {
-                Ok(()) | Err(Errno::EXIST) => return open(root, path, directory, Mode::empty()),
-                Err(error) => return Err(error),
-            }
+    if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+        && let Ok(parent) = open(root, parent, directory, Mode::empty())
+    {
+        match rustix::fs::mkdirat(&parent, name, mode) {
+            Ok(()) | Err(Errno::EXIST) => return open(root, path, directory, Mode::empty()),
+            Err(error) => return Err(error),
         }
     }
     if path.as_os_str().len() > MAX_PATH {
@@ -143,7 +169,12 @@ pub fn create_file(root: BorrowedFd<'_>, path: impl AsRef<Path>, mode: Mode) -> 
 /// # Errors
 /// `EINVAL` for anything that is not a regular file, `EFBIG` beyond the limit.
 pub fn read_file(root: BorrowedFd<'_>, path: impl AsRef<Path>, limit: usize) -> Result<Vec<u8>> {
-    let file = open(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty())?;
+    let file = open(
+        root,
+        path,
+        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
+        Mode::empty(),
+    )?;
     let stat = rustix::fs::fstat(&file)?;
     if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
         return Err(Errno::INVAL);
@@ -190,7 +221,11 @@ pub fn write_once(fd: impl AsFd, content: &[u8]) -> Result<()> {
 #[must_use]
 pub fn is_single_name(name: &OsStr) -> bool {
     let bytes = name.as_bytes();
-    !bytes.is_empty() && bytes != b"." && bytes != b".." && !bytes.contains(&b'/') && !bytes.contains(&0)
+    !bytes.is_empty()
+        && bytes != b"."
+        && bytes != b".."
+        && !bytes.contains(&b'/')
+        && !bytes.contains(&0)
 }
 
 #[cfg(test)]
@@ -199,7 +234,8 @@ mod tests {
 
     fn root() -> (tempfile::TempDir, OwnedFd) {
         let dir = tempfile::tempdir().unwrap();
-        let fd = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let fd =
+            rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         (dir, fd)
     }
 
@@ -231,8 +267,14 @@ mod tests {
     #[test]
     fn fifos_do_not_block() {
         let (dir, fd) = root();
-        rustix::fs::mknodat(rustix::fs::CWD, dir.path().join("p"), rustix::fs::FileType::Fifo, Mode::from_raw_mode(0o600), 0)
-            .unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            dir.path().join("p"),
+            rustix::fs::FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
         assert_eq!(read_file(fd.as_fd(), "p", 10), Err(Errno::INVAL));
     }
 }

@@ -64,8 +64,15 @@ pub fn load_device_program(instructions: &[Instruction]) -> Result<OwnedFd> {
     };
     // SAFETY: the attributes point to live memory of the sizes they say; the answer is a new descriptor.
     unsafe {
-        let fd = check(libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &raw const attributes, size_of::<LoadAttributes>()))?;
-        Ok(OwnedFd::from_raw_fd(i32::try_from(fd).map_err(|_| Errno::INVAL)?))
+        let fd = check(libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_LOAD,
+            &raw const attributes,
+            size_of::<LoadAttributes>(),
+        ))?;
+        Ok(OwnedFd::from_raw_fd(
+            i32::try_from(fd).map_err(|_| Errno::INVAL)?,
+        ))
     }
 }
 
@@ -83,6 +90,13 @@ pub fn attach_device_program(cgroup: BorrowedFd<'_>, program: BorrowedFd<'_>) ->
         replace_bpf_fd: 0,
     };
     // SAFETY: integers only.
-    check(unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &raw const attributes, size_of::<AttachAttributes>()) })
-        .map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_ATTACH,
+            &raw const attributes,
+            size_of::<AttachAttributes>(),
+        )
+    })
+    .map(drop)
 }

@@ -50,7 +50,10 @@ pub const NAMES: [&str; 41] = [
 /// The number of a capability by its name (`CAP_SYS_ADMIN`).
 #[must_use]
 pub fn number(name: &str) -> Option<u32> {
-    NAMES.iter().position(|known| *known == name).and_then(|index| u32::try_from(index).ok())
+    NAMES
+        .iter()
+        .position(|known| *known == name)
+        .and_then(|index| u32::try_from(index).ok())
 }
 
 #[repr(C)]
@@ -75,7 +78,10 @@ const VERSION: u32 = 0x2008_0522;
 /// # Errors
 /// `EPERM` for capabilities that are not permitted.
 pub fn set(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
-    let header = Header { version: VERSION, pid: 0 };
+    let header = Header {
+        version: VERSION,
+        pid: 0,
+    };
     let half = |shift: u32| Data {
         effective: word(effective, shift),
         permitted: word(permitted, shift),
@@ -91,7 +97,10 @@ pub fn set(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
 /// # Errors
 /// None in practice.
 pub fn get() -> Result<(u64, u64, u64)> {
-    let mut header = Header { version: VERSION, pid: 0 };
+    let mut header = Header {
+        version: VERSION,
+        pid: 0,
+    };
     let mut data = [Data::default(); 2];
     // SAFETY: a header of version 3 and room for its two data structures.
     check(unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) })?;
@@ -116,7 +125,18 @@ fn word(set: u64, shift: u32) -> u32 {
 pub fn limit_bounding(keep: u64) -> Result<()> {
     for capability in (0..64u32).filter(|capability| keep & (1 << capability) == 0) {
         // SAFETY: integers only.
-        match check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) }.into()) {
+        match check(
+            unsafe {
+                libc::prctl(
+                    libc::PR_CAPBSET_DROP,
+                    libc::c_ulong::from(capability),
+                    0,
+                    0,
+                    0,
+                )
+            }
+            .into(),
+        ) {
             Ok(_) => {}
             // Past the last capability of this kernel.
             Err(Errno::INVAL) => break,
@@ -132,7 +152,18 @@ pub fn limit_bounding(keep: u64) -> Result<()> {
 /// `EPERM` for a capability that is not both permitted and inheritable.
 pub fn set_ambient(ambient: u64) -> Result<()> {
     // SAFETY: integers only.
-    match check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) }.into()) {
+    match check(
+        unsafe {
+            libc::prctl(
+                libc::PR_CAP_AMBIENT,
+                libc::PR_CAP_AMBIENT_CLEAR_ALL,
+                0,
+                0,
+                0,
+            )
+        }
+        .into(),
+    ) {
         Ok(_) => {}
         Err(Errno::INVAL) if ambient == 0 => return Ok(()),
         Err(error) => return Err(error),
@@ -140,7 +171,18 @@ pub fn set_ambient(ambient: u64) -> Result<()> {
     for capability in (0..64u32).filter(|capability| ambient & (1 << capability) != 0) {
         let capability = libc::c_ulong::from(capability);
         // SAFETY: integers only.
-        check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE, capability, 0, 0) }.into())?;
+        check(
+            unsafe {
+                libc::prctl(
+                    libc::PR_CAP_AMBIENT,
+                    libc::PR_CAP_AMBIENT_RAISE,
+                    capability,
+                    0,
+                    0,
+                )
+            }
+            .into(),
+        )?;
     }
     Ok(())
 }
@@ -151,7 +193,8 @@ pub fn set_ambient(ambient: u64) -> Result<()> {
 /// None in practice.
 pub fn keep_across_setuid(keep: bool) -> Result<()> {
     // SAFETY: integers only.
-    check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, libc::c_ulong::from(keep), 0, 0, 0) }.into()).map(drop)
+    check(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, libc::c_ulong::from(keep), 0, 0, 0) }.into())
+        .map(drop)
 }
 
 #[cfg(test)]

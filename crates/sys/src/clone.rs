@@ -168,7 +168,11 @@ pub fn spawn_shared(
         return Err(Errno::INVAL);
     }
     let ignored = ignored_signals();
-    let mut entry_data = Entry { run, ignored, clear: false };
+    let mut entry_data = Entry {
+        run,
+        ignored,
+        clear: false,
+    };
     let _blocked = BlockedSignals::new()?;
     let mut pidfd: libc::c_int = -1;
     let mut args = arguments(flags, cgroup, &mut pidfd);
@@ -188,13 +192,25 @@ pub fn spawn_shared(
     }
     entry_data.clear = true;
     let data: *mut Entry<'_> = &raw mut entry_data;
-    let signal = if flags.contains(CloneFlags::PARENT) { 0 } else { libc::SIGCHLD };
+    let signal = if flags.contains(CloneFlags::PARENT) {
+        0
+    } else {
+        libc::SIGCHLD
+    };
     let old_flags = flags.0 | (libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD) as u64;
     let old_flags = i32::try_from(old_flags).map_err(|_| Errno::INVAL)? | signal;
     // SAFETY: as above; `clone` takes the top of the stack.
     let pid = check(
-        unsafe { libc::clone(old_entry, stack.lowest().byte_add(STACK_SIZE), old_flags, data.cast(), &raw mut pidfd) }
-            .into(),
+        unsafe {
+            libc::clone(
+                old_entry,
+                stack.lowest().byte_add(STACK_SIZE),
+                old_flags,
+                data.cast(),
+                &raw mut pidfd,
+            )
+        }
+        .into(),
     )?;
     child_of(pid, pidfd)
 }
@@ -204,32 +220,62 @@ pub fn spawn_shared(
 ///
 /// # Errors
 /// Those of `clone3(2)` and `clone(2)`.
-pub fn spawn_copied(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, run: &mut dyn FnMut() -> i32) -> Result<Child> {
+pub fn spawn_copied(
+    flags: CloneFlags,
+    cgroup: Option<BorrowedFd<'_>>,
+    run: &mut dyn FnMut() -> i32,
+) -> Result<Child> {
     let ignored = ignored_signals();
     let _blocked = BlockedSignals::new()?;
     let mut pidfd: libc::c_int = -1;
     let args = arguments(flags, cgroup, &mut pidfd);
     // SAFETY: no CLONE_VM, so this is a fork: the child goes on with a copy of this stack.
-    let mut result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
+    let mut result =
+        unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) };
     if result == -1 && matches!(last_errno(), Errno::NOSYS | Errno::PERM) && cgroup.is_none() {
-        let signal = if flags.contains(CloneFlags::PARENT) { 0 } else { libc::SIGCHLD as u64 };
+        let signal = if flags.contains(CloneFlags::PARENT) {
+            0
+        } else {
+            libc::SIGCHLD as u64
+        };
         let old_flags = flags.0 | libc::CLONE_PIDFD as u64 | signal;
         // SAFETY: as above, by the older call.
-        result = unsafe { libc::syscall(libc::SYS_clone, old_flags, 0usize, &raw mut pidfd, 0usize, 0usize) };
+        result = unsafe {
+            libc::syscall(
+                libc::SYS_clone,
+                old_flags,
+                0usize,
+                &raw mut pidfd,
+                0usize,
+                0usize,
+            )
+        };
     }
     if result == 0 {
-        let mut entry_data = Entry { run, ignored, clear: true };
+        let mut entry_data = Entry {
+            run,
+            ignored,
+            clear: true,
+        };
         run_child(&mut entry_data);
     }
     child_of(check(result)?, pidfd)
 }
 
-fn arguments(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, pidfd: &mut libc::c_int) -> CloneArgs {
+fn arguments(
+    flags: CloneFlags,
+    cgroup: Option<BorrowedFd<'_>>,
+    pidfd: &mut libc::c_int,
+) -> CloneArgs {
     let mut args = CloneArgs {
         flags: flags.0 | libc::CLONE_PIDFD as u64 | CLONE_CLEAR_SIGHAND,
         pidfd: (&raw mut *pidfd) as u64,
         // clone3 refuses an exit signal with CLONE_PARENT: the caller's own is inherited.
-        exit_signal: if flags.contains(CloneFlags::PARENT) { 0 } else { libc::SIGCHLD as u64 },
+        exit_signal: if flags.contains(CloneFlags::PARENT) {
+            0
+        } else {
+            libc::SIGCHLD as u64
+        },
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {
@@ -284,14 +330,30 @@ pub(crate) fn default_disposition(signal: libc::c_int) {
     struct KernelAction([u64; 4]);
     let action = KernelAction([0; 4]);
     // SAFETY: SIG_DFL refers to no code.
-    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, null_mut::<c_void>(), 8usize) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigaction,
+            signal,
+            &raw const action,
+            null_mut::<c_void>(),
+            8usize,
+        )
+    };
 }
 
 /// Sets the calling thread's signal mask and returns the old one.
 pub(crate) fn set_mask(mask: u64) -> u64 {
     let mut old = 0u64;
     // SAFETY: two 8-byte masks. The raw call, because the C library would keep its own signals unblocked.
-    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const mask, &raw mut old, 8usize) };
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const mask,
+            &raw mut old,
+            8usize,
+        )
+    };
     old
 }
 
@@ -318,8 +380,15 @@ fn ignored_signals() -> &'static [libc::c_int] {
         let ignored = |signal: &libc::c_int| {
             let mut action = [0u64; 4];
             // SAFETY: reads the disposition into a buffer of the kernel's size.
-            let result =
-                unsafe { libc::syscall(libc::SYS_rt_sigaction, *signal, null_mut::<c_void>(), action.as_mut_ptr(), 8usize) };
+            let result = unsafe {
+                libc::syscall(
+                    libc::SYS_rt_sigaction,
+                    *signal,
+                    null_mut::<c_void>(),
+                    action.as_mut_ptr(),
+                    8usize,
+                )
+            };
             result == 0 && action[0] == libc::SIG_IGN as u64
         };
         (1..=64).filter(ignored).collect()
@@ -331,7 +400,11 @@ fn ignored_signals() -> &'static [libc::c_int] {
 /// # Safety
 /// `args` must be valid, with a stack that nothing else uses, and `entry` must never return.
 #[cfg(target_arch = "x86_64")]
-unsafe fn clone3_on_stack(args: &CloneArgs, entry: extern "C" fn(*mut c_void) -> !, data: *mut c_void) -> libc::c_long {
+unsafe fn clone3_on_stack(
+    args: &CloneArgs,
+    entry: extern "C" fn(*mut c_void) -> !,
+    data: *mut c_void,
+) -> libc::c_long {
     let result: libc::c_long;
     // SAFETY: the parent sees an ordinary system call; the child has a new, aligned stack and never comes back.
     unsafe {
@@ -361,7 +434,11 @@ unsafe fn clone3_on_stack(args: &CloneArgs, entry: extern "C" fn(*mut c_void) ->
 /// # Safety
 /// As on x86-64.
 #[cfg(target_arch = "aarch64")]
-unsafe fn clone3_on_stack(args: &CloneArgs, entry: extern "C" fn(*mut c_void) -> !, data: *mut c_void) -> libc::c_long {
+unsafe fn clone3_on_stack(
+    args: &CloneArgs,
+    entry: extern "C" fn(*mut c_void) -> !,
+    data: *mut c_void,
+) -> libc::c_long {
     let result: libc::c_long;
     // SAFETY: the parent sees an ordinary system call; the child has a new, aligned stack and never comes back.
     unsafe {
@@ -417,7 +494,10 @@ mod tests {
     #[test]
     fn panic_in_child_stays_there() {
         let mut stack = ChildStack::new().unwrap();
-        let child = spawn_shared(&mut stack, CloneFlags::NONE, None, &mut || std::panic::resume_unwind(Box::new(1))).unwrap();
+        let child = spawn_shared(&mut stack, CloneFlags::NONE, None, &mut || {
+            std::panic::resume_unwind(Box::new(1))
+        })
+        .unwrap();
         assert_eq!(wait_exit(&child).unwrap() >> 8, 255);
     }
 }

@@ -23,17 +23,27 @@ pub fn inherited(number: i32) -> Result<OwnedFd> {
 /// # Errors
 /// `ENOSYS` before Linux 5.9.
 pub fn close_all_except(keep: &[i32]) -> Result<()> {
-    let mut keep: Vec<u32> = keep.iter().filter_map(|number| u32::try_from(*number).ok()).collect();
+    let mut keep: Vec<u32> = keep
+        .iter()
+        .filter_map(|number| u32::try_from(*number).ok())
+        .collect();
     keep.sort_unstable();
     keep.dedup();
     let mut first = 0u32;
     for number in keep.into_iter().chain([u32::MAX]) {
         if first < number {
-            let last = if number == u32::MAX { u32::MAX } else { number - 1 };
+            let last = if number == u32::MAX {
+                u32::MAX
+            } else {
+                number - 1
+            };
             // SAFETY: numbers that no owned descriptor of this process stands for, as the caller vouches.
             check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
         }
-        first = number.checked_add(1).ok_or(Errno::INVAL).unwrap_or(u32::MAX);
+        first = number
+            .checked_add(1)
+            .ok_or(Errno::INVAL)
+            .unwrap_or(u32::MAX);
     }
     Ok(())
 }

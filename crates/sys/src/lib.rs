@@ -35,5 +35,9 @@ pub(crate) fn last_errno() -> Errno {
 
 /// Turns the result of a `libc` call that answers -1 on failure into a `Result`.
 pub(crate) fn check(result: libc::c_long) -> Result<libc::c_long> {
-    if result == -1 { Err(last_errno()) } else { Ok(result) }
+    if result == -1 {
+        Err(last_errno())
+    } else {
+        Ok(result)
+    }
 }

@@ -58,7 +58,9 @@ pub fn is_protected() -> Result<bool> {
     if let Ok(seals) = rustix::fs::fcntl_get_seals(&own) {
         return Ok(seals.contains(SealFlags::WRITE));
     }
-    Ok(rustix::fs::fstatvfs(&own)?.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+    Ok(rustix::fs::fstatvfs(&own)?
+        .f_flag
+        .contains(rustix::fs::StatVfsMountFlags::RDONLY))
 }
 
 /// Executes this program again, with the given arguments and environment, from a sealed copy in memory; where that is
@@ -96,17 +98,29 @@ pub fn sealed_self() -> Result<OwnedFd> {
 fn readonly_self() -> Result<OwnedFd> {
     let path = rustix::fs::readlink(c"/proc/self/exe", Vec::new())?;
     let tree = mount::clone_path(&path, false)?;
-    mount::set_attributes(tree.as_fd(), &mount::MountAttributes::new(mount::ATTR_RDONLY, 0, 0), false)?;
+    mount::set_attributes(
+        tree.as_fd(),
+        &mount::MountAttributes::new(mount::ATTR_RDONLY, 0, 0),
+        false,
+    )?;
     Ok(tree)
 }
 
 fn open_self() -> Result<OwnedFd> {
-    rustix::fs::open(c"/proc/self/exe", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::open(
+        c"/proc/self/exe",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }
 
 fn create(name: &CStr, executable: bool) -> Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let wanted = if executable { MemfdFlags::EXEC } else { MemfdFlags::NOEXEC_SEAL };
+    let wanted = if executable {
+        MemfdFlags::EXEC
+    } else {
+        MemfdFlags::NOEXEC_SEAL
+    };
     match rustix::fs::memfd_create(name, flags | wanted) {
         // Linux before 6.3 does not know the two flags.
         Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
@@ -125,7 +139,8 @@ fn seal(file: &OwnedFd) -> Result<()> {
 /// `EINVAL` for an argument with a zero byte (which cannot be).
 pub fn own_arguments() -> Result<CStringArray> {
     use std::os::unix::ffi::OsStringExt;
-    let arguments = std::env::args_os().map(|argument| CString::new(argument.into_vec()).map_err(|_| Errno::INVAL));
+    let arguments = std::env::args_os()
+        .map(|argument| CString::new(argument.into_vec()).map_err(|_| Errno::INVAL));
     arguments.collect::<Result<Vec<_>>>().map(CStringArray::new)
 }
 
@@ -139,13 +154,19 @@ mod tests {
         assert_eq!(read_sealed(&file, 10).unwrap(), b"hello");
         assert_eq!(read_sealed(&file, 3), Err(Errno::FBIG));
         assert!(rustix::io::write(&file, b"x").is_err());
-        let open = rustix::fs::memfd_create(c"open", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        let open =
+            rustix::fs::memfd_create(c"open", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+                .unwrap();
         assert_eq!(read_sealed(&open, 10), Err(Errno::INVAL));
     }
 
     #[test]
     fn copy_of_self_is_sealed() {
         let copy = sealed_self().unwrap();
-        assert!(rustix::fs::fcntl_get_seals(&copy).unwrap().contains(SealFlags::WRITE));
+        assert!(
+            rustix::fs::fcntl_get_seals(&copy)
+                .unwrap()
+                .contains(SealFlags::WRITE)
+        );
     }
 }

@@ -90,7 +90,8 @@ impl FsContext {
         let mut buffer = [0u8; 1024];
         while let Ok(length @ 1..) = rustix::io::read(&self.0, &mut buffer) {
             // Each message starts with a level letter and a space.
-            let message = String::from_utf8_lossy(buffer.get(2..length).unwrap_or_default()).into_owned();
+            let message =
+                String::from_utf8_lossy(buffer.get(2..length).unwrap_or_default()).into_owned();
             if !text.is_empty() {
                 text.push_str("; ");
             }
@@ -117,7 +118,12 @@ impl MountAttributes {
     /// Attributes to set and to clear, and a propagation type (0: leave it).
     #[must_use]
     pub fn new(set: u64, clear: u64, propagation: u64) -> Self {
-        Self { set, clear, propagation, user_namespace: 0 }
+        Self {
+            set,
+            clear,
+            propagation,
+            user_namespace: 0,
+        }
     }
 
     /// Whether there is nothing to change.
@@ -131,11 +137,20 @@ impl MountAttributes {
 ///
 /// # Errors
 /// Those of `mount_setattr(2)`; `EPERM` where an attribute is locked.
-pub fn set_attributes(mount: BorrowedFd<'_>, attributes: &MountAttributes, recursive: bool) -> Result<()> {
+pub fn set_attributes(
+    mount: BorrowedFd<'_>,
+    attributes: &MountAttributes,
+    recursive: bool,
+) -> Result<()> {
     set_attributes_at(mount, c"", attributes, recursive)
 }
 
-fn set_attributes_at(dir: BorrowedFd<'_>, path: &CStr, attributes: &MountAttributes, recursive: bool) -> Result<()> {
+fn set_attributes_at(
+    dir: BorrowedFd<'_>,
+    path: &CStr,
+    attributes: &MountAttributes,
+    recursive: bool,
+) -> Result<()> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: a valid path and a structure of the size that is passed.
     check(unsafe {
@@ -157,8 +172,19 @@ fn set_attributes_at(dir: BorrowedFd<'_>, path: &CStr, attributes: &MountAttribu
 /// Those of `mount(2)`.
 pub fn set_root_propagation(propagation: u64) -> Result<()> {
     // SAFETY: three null pointers, which the kernel does not look at for a propagation change.
-    check(unsafe { libc::mount(std::ptr::null(), c"/".as_ptr(), std::ptr::null(), propagation, std::ptr::null()) }.into())
-        .map(drop)
+    check(
+        unsafe {
+            libc::mount(
+                std::ptr::null(),
+                c"/".as_ptr(),
+                std::ptr::null(),
+                propagation,
+                std::ptr::null(),
+            )
+        }
+        .into(),
+    )
+    .map(drop)
 }
 
 /// A detached copy of the mount (a tree of mounts with `recursive`) at a path on the host.
@@ -174,12 +200,20 @@ pub fn clone_path(path: &CStr, recursive: bool) -> Result<OwnedFd> {
 /// # Errors
 /// As [`clone_path`]; `EINVAL` for a descriptor of a mount in another namespace.
 pub fn clone_fd(fd: BorrowedFd<'_>, recursive: bool) -> Result<OwnedFd> {
-    rustix::mount::open_tree(fd, c"", clone_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH)
+    rustix::mount::open_tree(
+        fd,
+        c"",
+        clone_flags(recursive) | OpenTreeFlags::AT_EMPTY_PATH,
+    )
 }
 
 fn clone_flags(recursive: bool) -> OpenTreeFlags {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    if recursive { flags | OpenTreeFlags::AT_RECURSIVE } else { flags }
+    if recursive {
+        flags | OpenTreeFlags::AT_RECURSIVE
+    } else {
+        flags
+    }
 }
 
 /// Attaches a detached mount on the file or directory behind `target`.
@@ -200,7 +234,13 @@ pub fn attach_in(mount: BorrowedFd<'_>, directory: BorrowedFd<'_>, name: &str) -
     if !crate::beneath::is_single_name(name.as_ref()) {
         return Err(Errno::INVAL);
     }
-    rustix::mount::move_mount(mount, c"", directory, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    rustix::mount::move_mount(
+        mount,
+        c"",
+        directory,
+        name,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
 }
 
 /// Makes `root`, a detached mount, the root of this (fresh) mount namespace and drops what was there before.
@@ -233,7 +273,13 @@ pub fn overlay(
     mounted.map_err(|error| (error, context.log()))
 }
 
-fn overlay_on(context: &FsContext, lower: &[CString], upper: &CStr, work: &CStr, volatile: bool) -> Result<OwnedFd> {
+fn overlay_on(
+    context: &FsContext,
+    lower: &[CString],
+    upper: &CStr,
+    work: &CStr,
+    volatile: bool,
+) -> Result<OwnedFd> {
     for layer in lower {
         set_directory(context, "lowerdir+", layer)?;
     }
@@ -249,10 +295,15 @@ fn set_directory(context: &FsContext, key: &str, path: &CStr) -> Result<()> {
     if path.to_bytes().len() <= MAX_FSCONFIG_STRING {
         return context.set(key, path);
     }
-    let fd = rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let fd = rustix::fs::open(
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     match context.set_fd(key, fd.as_fd()) {
         Err(Errno::INVAL) => {
-            let name = CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(|_| Errno::INVAL)?;
+            let name = CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+                .map_err(|_| Errno::INVAL)?;
             context.set(key, &name)
         }
         result => result,

@@ -25,7 +25,13 @@ pub fn send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<()> {
     }
     // SAFETY: plain integers and a null siginfo.
     check(unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::c_void>(), 0)
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::c_void>(),
+            0,
+        )
     })
     .map(drop)
 }
@@ -69,9 +75,14 @@ const PIDFD_INFO_EXIT: u64 = 1 << 3;
 /// # Errors
 /// `EOPNOTSUPP` on kernels before 6.15.
 pub fn exit_status(pidfd: BorrowedFd<'_>) -> Result<Option<i32>> {
-    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    let mut info = PidfdInfo {
+        mask: PIDFD_INFO_EXIT,
+        ..PidfdInfo::default()
+    };
     // SAFETY: the kernel writes at most the 64 bytes that the request's number names.
-    match check(unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) }.into()) {
+    match check(
+        unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) }.into(),
+    ) {
         Ok(_) if info.mask & PIDFD_INFO_EXIT != 0 => Ok(Some(info.exit_code)),
         Ok(_) => Ok(None),
         // A live process whose kernel knows the request answers without EXIT; ESRCH: reaped before we asked, and the

@@ -23,8 +23,15 @@ impl CStringArray {
     /// Takes the strings.
     #[must_use]
     pub fn new(strings: Vec<CString>) -> Self {
-        let pointers = strings.iter().map(|string| string.as_ptr()).chain([null()]).collect();
-        Self { _strings: strings, pointers }
+        let pointers = strings
+            .iter()
+            .map(|string| string.as_ptr())
+            .chain([null()])
+            .collect();
+        Self {
+            _strings: strings,
+            pointers,
+        }
     }
 
     /// Converts strings.
@@ -32,7 +39,10 @@ impl CStringArray {
     /// # Errors
     /// `EINVAL` for a zero byte inside.
     pub fn from_strings<'text>(strings: impl IntoIterator<Item = &'text str>) -> Result<Self> {
-        let strings = strings.into_iter().map(CString::new).collect::<std::result::Result<Vec<_>, _>>();
+        let strings = strings
+            .into_iter()
+            .map(CString::new)
+            .collect::<std::result::Result<Vec<_>, _>>();
         strings.map(Self::new).map_err(|_| Errno::INVAL)
     }
 }
@@ -41,13 +51,23 @@ impl CStringArray {
 #[must_use]
 pub fn execute(path: &CStr, arguments: &CStringArray, environment: &CStringArray) -> Errno {
     // SAFETY: a C string and two null-terminated arrays of C strings.
-    unsafe { libc::execve(path.as_ptr(), arguments.pointers.as_ptr(), environment.pointers.as_ptr()) };
+    unsafe {
+        libc::execve(
+            path.as_ptr(),
+            arguments.pointers.as_ptr(),
+            environment.pointers.as_ptr(),
+        )
+    };
     last_errno()
 }
 
 /// Executes the program behind a descriptor. Returns only on failure.
 #[must_use]
-pub fn execute_fd(program: BorrowedFd<'_>, arguments: &CStringArray, environment: &CStringArray) -> Errno {
+pub fn execute_fd(
+    program: BorrowedFd<'_>,
+    arguments: &CStringArray,
+    environment: &CStringArray,
+) -> Errno {
     // SAFETY: an empty path with AT_EMPTY_PATH and two null-terminated arrays of C strings.
     unsafe {
         libc::syscall(
@@ -68,7 +88,15 @@ pub fn execute_fd(program: BorrowedFd<'_>, arguments: &CStringArray, environment
 /// `ENOSYS` before Linux 5.9, `EINVAL` before 5.11.
 pub fn close_on_exec_from(first: u32) -> Result<()> {
     // SAFETY: only flags change; descriptors stay open until the execve.
-    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            u32::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })
+    .map(drop)
 }
 
 /// Makes `fd` the standard descriptor `target` (0, 1 or 2) of the calling process, kept across `execve`.
@@ -115,7 +143,16 @@ pub fn join_session_keyring(name: &CStr) -> Result<()> {
 pub fn set_limit(resource: u32, soft: u64, hard: u64) -> Result<()> {
     let limit = [soft, hard];
     // SAFETY: the kernel reads two 64-bit numbers (`struct rlimit64`).
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, limit.as_ptr(), null::<u64>()) }).map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_prlimit64,
+            0,
+            resource,
+            limit.as_ptr(),
+            null::<u64>(),
+        )
+    })
+    .map(drop)
 }
 
 /// Sets `no_new_privs` for the calling thread.
@@ -133,7 +170,19 @@ pub fn set_no_new_privileges() -> Result<()> {
 /// None in practice.
 pub fn set_dumpable(dumpable: bool) -> Result<()> {
     // SAFETY: integers only.
-    check(unsafe { libc::prctl(libc::PR_SET_DUMPABLE, libc::c_ulong::from(dumpable), 0, 0, 0) }.into()).map(drop)
+    check(
+        unsafe {
+            libc::prctl(
+                libc::PR_SET_DUMPABLE,
+                libc::c_ulong::from(dumpable),
+                0,
+                0,
+                0,
+            )
+        }
+        .into(),
+    )
+    .map(drop)
 }
 
 /// The signal this process gets when its parent dies; `None` for none.
@@ -152,7 +201,19 @@ pub fn set_parent_death_signal(signal: Option<i32>) -> Result<()> {
 /// None in practice.
 pub fn set_child_subreaper(subreaper: bool) -> Result<()> {
     // SAFETY: integers only.
-    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, libc::c_ulong::from(subreaper), 0, 0, 0) }.into()).map(drop)
+    check(
+        unsafe {
+            libc::prctl(
+                libc::PR_SET_CHILD_SUBREAPER,
+                libc::c_ulong::from(subreaper),
+                0,
+                0,
+                0,
+            )
+        }
+        .into(),
+    )
+    .map(drop)
 }
 
 /// Sets the name of the calling thread (15 bytes count).
@@ -204,9 +265,13 @@ pub fn exit_now(status: i32) -> ! {
 pub fn reap_any() -> Result<Option<(i32, i32)>> {
     let mut status = 0;
     // SAFETY: writes one integer.
-    match check(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) }.into())? {
+    match check(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG | libc::__WALL) }.into())?
+    {
         0 => Ok(None),
-        pid => Ok(Some((i32::try_from(pid).map_err(|_| Errno::INVAL)?, status))),
+        pid => Ok(Some((
+            i32::try_from(pid).map_err(|_| Errno::INVAL)?,
+            status,
+        ))),
     }
 }
 
@@ -217,15 +282,18 @@ pub fn reap_any() -> Result<Option<(i32, i32)>> {
 pub fn bring_loopback_up() -> Result<()> {
     // SAFETY: an all-zero ifreq is valid, its name is short and zero-terminated, and the ioctls read or write it only.
     unsafe {
-        let socket = check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0).into())?;
+        let socket =
+            check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0).into())?;
         let socket = <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(
             i32::try_from(socket).map_err(|_| Errno::INVAL)?,
         );
         let mut request: libc::ifreq = std::mem::zeroed();
         request.ifr_name[0] = b'l' as c_char;
         request.ifr_name[1] = b'o' as c_char;
-        request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP).map_err(|_| Errno::INVAL)?;
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request).into()).map(drop)
+        request.ifr_ifru.ifru_flags =
+            libc::c_short::try_from(libc::IFF_UP).map_err(|_| Errno::INVAL)?;
+        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request).into())
+            .map(drop)
     }
 }
 

@@ -42,7 +42,9 @@ pub fn open_pair(devpts: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd)> {
     // SAFETY: answers a new descriptor, which is then owned here.
     let slave = unsafe {
         let fd = check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags).into())?;
-        <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(i32::try_from(fd).map_err(|_| Errno::INVAL)?)
+        <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(
+            i32::try_from(fd).map_err(|_| Errno::INVAL)?,
+        )
     };
     Ok((master, slave))
 }
@@ -65,7 +67,12 @@ pub fn find_devpts(root: BorrowedFd<'_>) -> Result<OwnedFd> {
 /// # Errors
 /// `ENOTTY`.
 pub fn set_size(terminal: impl AsFd, rows: u16, columns: u16) -> Result<()> {
-    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     rustix::termios::tcsetwinsize(terminal, size)
 }
 

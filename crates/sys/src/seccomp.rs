@@ -28,7 +28,18 @@ struct Program {
 /// `EACCES` without `no_new_privs` or CAP_SYS_ADMIN, `EINVAL` for a bad program.
 pub fn load(instructions: &[Instruction], flags: u32) -> Result<()> {
     let length = libc::c_ushort::try_from(instructions.len()).map_err(|_| crate::Errno::INVAL)?;
-    let program = Program { length, instructions: instructions.as_ptr() };
+    let program = Program {
+        length,
+        instructions: instructions.as_ptr(),
+    };
     // SAFETY: the kernel copies `length` instructions from a live slice.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) }).map(drop)
+    check(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            libc::SECCOMP_SET_MODE_FILTER,
+            flags,
+            &raw const program,
+        )
+    })
+    .map(drop)
 }

@@ -50,13 +50,26 @@ pub fn wait(timeout: Option<Duration>) -> Result<Option<SignalInfo>> {
         tv_sec: libc::time_t::try_from(timeout.as_secs()).unwrap_or(libc::time_t::MAX),
         tv_nsec: libc::c_long::from(timeout.subsec_nanos().cast_signed()),
     });
-    let time = time.as_ref().map_or(null_mut(), |time| (&raw const *time).cast_mut());
+    let time = time
+        .as_ref()
+        .map_or(null_mut(), |time| (&raw const *time).cast_mut());
     // SAFETY: an 8-byte mask, a siginfo to write, a time to read or null.
-    match check(unsafe { libc::syscall(libc::SYS_rt_sigtimedwait, &raw const all, &raw mut info, time, 8usize) }) {
+    match check(unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigtimedwait,
+            &raw const all,
+            &raw mut info,
+            time,
+            8usize,
+        )
+    }) {
         Ok(signal) => {
             // SAFETY: for SIGCHLD and kill the pid field is set; for others it is part of the zeroed union.
             let pid = unsafe { info.si_pid() };
-            Ok(Some(SignalInfo { signal: i32::try_from(signal).map_err(|_| Errno::INVAL)?, pid }))
+            Ok(Some(SignalInfo {
+                signal: i32::try_from(signal).map_err(|_| Errno::INVAL)?,
+                pid,
+            }))
         }
         Err(Errno::AGAIN) => Ok(None),
         Err(error) => Err(error),
@@ -72,7 +85,9 @@ mod tests {
         use crate::clone::{CloneFlags, spawn_copied};
         let parent = spawn_copied(CloneFlags::NONE, None, &mut || {
             block_all();
-            let Ok(child) = spawn_copied(CloneFlags::NONE, None, &mut || 3) else { return 1 };
+            let Ok(child) = spawn_copied(CloneFlags::NONE, None, &mut || 3) else {
+                return 1;
+            };
             match wait(Some(Duration::from_secs(5))) {
                 Ok(Some(info)) if info.signal == libc::SIGCHLD && info.pid == child.pid => 0,
                 _ => 2,

@@ -5,8 +5,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 
 use crate::{Errno, Result};
@@ -19,7 +19,12 @@ pub const MAX_FDS: usize = 16;
 /// # Errors
 /// `EMFILE`.
 pub fn message_pair() -> Result<(OwnedFd, OwnedFd)> {
-    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+    rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
 }
 
 /// A received message.
@@ -47,7 +52,12 @@ pub fn send(socket: impl AsFd, message: &[u8], fds: &[BorrowedFd<'_>]) -> Result
         control.push(SendAncillaryMessage::ScmRights(fds));
     }
     loop {
-        match rustix::net::sendmsg(&socket, &[IoSlice::new(message)], &mut control, SendFlags::NOSIGNAL) {
+        match rustix::net::sendmsg(
+            &socket,
+            &[IoSlice::new(message)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        ) {
             Err(Errno::INTR) => {}
             result => return result,
         }
@@ -78,7 +88,11 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Received> {
     if message.flags.contains(ReturnFlags::CTRUNC) {
         return Err(Errno::NFILE);
     }
-    Ok(Received { length: message.bytes, fds, truncated: message.flags.contains(ReturnFlags::TRUNC) })
+    Ok(Received {
+        length: message.bytes,
+        fds,
+        truncated: message.flags.contains(ReturnFlags::TRUNC),
+    })
 }
 
 /// Pid, uid and gid of the process that connected a Unix socket.
@@ -87,7 +101,11 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<Received> {
 /// `ENOTCONN` and the like.
 pub fn peer(socket: impl AsFd) -> Result<(i32, u32, u32)> {
     let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok((credentials.pid.as_raw_nonzero().get(), credentials.uid.as_raw(), credentials.gid.as_raw()))
+    Ok((
+        credentials.pid.as_raw_nonzero().get(),
+        credentials.uid.as_raw(),
+        credentials.gid.as_raw(),
+    ))
 }
 
 #[cfg(test)]
@@ -102,7 +120,10 @@ mod tests {
         drop(writer);
         let mut buffer = [0u8; 16];
         let received = receive(&b, &mut buffer).unwrap();
-        assert_eq!((received.length, received.fds.len(), received.truncated), (4, 1, false));
+        assert_eq!(
+            (received.length, received.fds.len(), received.truncated),
+            (4, 1, false)
+        );
         rustix::io::write(&received.fds[0], b"x").unwrap();
         drop(received);
         assert_eq!(rustix::io::read(&reader, &mut buffer).unwrap(), 1);

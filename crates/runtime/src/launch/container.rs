@@ -21,8 +21,8 @@ use super::mounts::{self, Prepared};
 use super::process::{PreparedProcess, standard_streams};
 use super::spawn::{Report, Way, parent_flag, spawn};
 use super::{Console, LaunchFds, Launched, NamespaceKind, user};
-use crate::plan::{ContainerPlan, MountKind, RootfsSource};
 use crate::Stage;
+use crate::plan::{ContainerPlan, MountKind, RootfsSource};
 
 /// `MS_REC | MS_PRIVATE`.
 const OLD_ROOT_PROPAGATION: u64 = 1 << 14 | 1 << 18;
@@ -53,7 +53,12 @@ pub(crate) fn layout() -> Result<&'static Layout, Failure> {
 
 pub(crate) fn cgroup_failure(error: &kekkai_cgroups::CgroupError) -> Failure {
     let sentence = format!("unable to apply cgroup configuration: {error}");
-    Failure::worded(Stage::Cgroup, Errno::from_raw_os_error(error.errno().max(1)), "cgroup", sentence)
+    Failure::worded(
+        Stage::Cgroup,
+        Errno::from_raw_os_error(error.errno().max(1)),
+        "cgroup",
+        sentence,
+    )
 }
 
 /// Everything the child needs, owned by the parent.
@@ -69,7 +74,12 @@ struct Prepare {
 
 pub(crate) fn launch(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched, Failure> {
     let namespaces = Namespaces::new(plan, &fds)?;
-    let LaunchFds { stdio, netns, namespaces: joined, parent } = fds;
+    let LaunchFds {
+        stdio,
+        netns,
+        namespaces: joined,
+        parent,
+    } = fds;
     let root = mount_root(&plan.rootfs)?;
     let identity = user::resolve(root.as_fd(), &plan.process.user, &plan.process.groups)?;
     ensure_cwd(&root, &plan.process.cwd)?;
@@ -81,7 +91,11 @@ pub(crate) fn launch(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched, F
     };
 
     let mut prepared = mounts::prepare(plan, layout, namespaces.new_cgroup)?;
-    let devpts = if plan.process.terminal { Some(prepare_devpts(plan, &mut prepared)?) } else { None };
+    let devpts = if plan.process.terminal {
+        Some(prepare_devpts(plan, &mut prepared)?)
+    } else {
+        None
+    };
     let (stdio, master) = standard_streams(stdio, identity.uid, devpts.as_ref())?;
     let prepare = Prepare {
         process: PreparedProcess::new(&plan.process, &plan.id, identity, stdio)?,
@@ -92,12 +106,22 @@ pub(crate) fn launch(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched, F
         unshare_cgroup: namespaces.new_cgroup,
         new_network: namespaces.clone.contains(CloneFlags::NEW_NETWORK),
     };
-    let pid_namespace = prepare.joins.iter().find(|(_, kind)| *kind == flag(NamespaceKind::Pid)).map(|(fd, _)| fd);
+    let pid_namespace = prepare
+        .joins
+        .iter()
+        .find(|(_, kind)| *kind == flag(NamespaceKind::Pid))
+        .map(|(fd, _)| fd);
     // Whoever is in that pid namespace already may be allowed to trace: the launcher's memory is not shown there.
-    let way = if pid_namespace.is_some() { Way::Staged } else { Way::Straight };
+    let way = if pid_namespace.is_some() {
+        Way::Staged
+    } else {
+        Way::Straight
+    };
     let flags = namespaces.clone | parent_flag(parent);
     let body = |report: &Report<'_>| run(plan, &prepare, report);
-    let child = in_pid_namespace(pid_namespace, || spawn(way, flags, into.as_ref().map(AsFd::as_fd), &body))?;
+    let child = in_pid_namespace(pid_namespace, || {
+        spawn(way, flags, into.as_ref().map(AsFd::as_fd), &body)
+    })?;
     let console = match (master, devpts) {
         (Some(master), Some(devpts)) => Some(Console { master, devpts }),
         _ => None,
@@ -106,13 +130,21 @@ pub(crate) fn launch(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched, F
         RootfsSource::Overlay { .. } => Some(prepare.root),
         RootfsSource::Directory(_) => None,
     };
-    Ok(Launched { pid: child.pid, pidfd: child.pidfd, console, rootfs })
+    Ok(Launched {
+        pid: child.pid,
+        pidfd: child.pidfd,
+        console,
+        rootfs,
+    })
 }
 
 /// Makes the container's cgroup and sets its limits, ahead of the start.
 pub(crate) fn prepare_cgroup(plan: &ContainerPlan) -> Result<(), Failure> {
-    let group = Cgroup::new(layout()?, &plan.cgroup.path).map_err(|error| cgroup_failure(&error))?;
-    group.create(&plan.cgroup.limits).map_err(|error| cgroup_failure(&error))
+    let group =
+        Cgroup::new(layout()?, &plan.cgroup.path).map_err(|error| cgroup_failure(&error))?;
+    group
+        .create(&plan.cgroup.limits)
+        .map_err(|error| cgroup_failure(&error))
 }
 
 /// What the child joins the cgroup by. One that was prepared is taken as it is, if it still is there in whole.
@@ -120,12 +152,16 @@ fn join_handles(plan: &ContainerPlan, layout: &Layout) -> Result<Join, Failure> 
     let group = Cgroup::new(layout, &plan.cgroup.path).map_err(|error| cgroup_failure(&error))?;
     if plan.cgroup.prepared {
         match (group.join(), layout) {
-            (Ok(Join::Tasks(tasks)), Layout::V1(all)) if tasks.len() == all.len() => return Ok(Join::Tasks(tasks)),
+            (Ok(Join::Tasks(tasks)), Layout::V1(all)) if tasks.len() == all.len() => {
+                return Ok(Join::Tasks(tasks));
+            }
             (Ok(Join::Into(directory)), _) => return Ok(Join::Into(directory)),
             _ => {}
         }
     }
-    group.create(&plan.cgroup.limits).map_err(|error| cgroup_failure(&error))?;
+    group
+        .create(&plan.cgroup.limits)
+        .map_err(|error| cgroup_failure(&error))?;
     group.join().map_err(|error| cgroup_failure(&error))
 }
 
@@ -134,8 +170,15 @@ pub(crate) fn in_pid_namespace<T>(
     namespace: Option<&OwnedFd>,
     clone: impl FnOnce() -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let Some(namespace) = namespace else { return clone() };
-    let own = rustix::fs::open("/proc/self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at(Stage::Namespace, "pid")?;
+    let Some(namespace) = namespace else {
+        return clone();
+    };
+    let own = rustix::fs::open(
+        "/proc/self/ns/pid",
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .at(Stage::Namespace, "pid")?;
     pidfd::enter_namespaces(namespace, flag(NamespaceKind::Pid)).at(Stage::Namespace, "pid")?;
     let result = clone();
     pidfd::enter_namespaces(&own, flag(NamespaceKind::Pid)).at(Stage::Namespace, "pid")?;
@@ -144,13 +187,36 @@ pub(crate) fn in_pid_namespace<T>(
 
 fn mount_root(source: &RootfsSource) -> Result<OwnedFd, Failure> {
     match source {
-        RootfsSource::Directory(path) => mount::clone_path(&mounts::c_path(path)?, true).at(Stage::Rootfs, path.to_string_lossy()),
-        RootfsSource::Overlay { lower, upper, work, volatile } => {
-            let lower = lower.iter().map(mounts::c_path).collect::<Result<Vec<_>, _>>()?;
-            mount::overlay(&lower, &mounts::c_path(upper)?, &mounts::c_path(work)?, *volatile).map_err(|(errno, log)| {
+        RootfsSource::Directory(path) => mount::clone_path(&mounts::c_path(path)?, true)
+            .at(Stage::Rootfs, path.to_string_lossy()),
+        RootfsSource::Overlay {
+            lower,
+            upper,
+            work,
+            volatile,
+        } => {
+            let lower = lower
+                .iter()
+                .map(|layer| mounts::c_path(layer))
+                .collect::<Result<Vec<_>, _>>()?;
+            mount::overlay(
+                &lower,
+                &mounts::c_path(upper)?,
+                &mounts::c_path(work)?,
+                *volatile,
+            )
+            .map_err(|(errno, log)| {
                 let reason = super::failure::words(errno.raw_os_error());
-                let sentence = format!("error mounting the overlay {}: {reason} {log}", upper.display());
-                Failure::worded(Stage::Rootfs, errno, upper.to_string_lossy(), sentence.trim_end())
+                let sentence = format!(
+                    "error mounting the overlay {}: {reason} {log}",
+                    upper.display()
+                );
+                Failure::worded(
+                    Stage::Rootfs,
+                    errno,
+                    upper.to_string_lossy(),
+                    sentence.trim_end(),
+                )
             })
         }
     }
@@ -161,17 +227,24 @@ fn ensure_cwd(root: &OwnedFd, cwd: &str) -> Result<(), Failure> {
     match beneath::mkdir_all(root.as_fd(), cwd, Mode::from_raw_mode(0o755)) {
         // A mount may still bring it, and what is wrong with it is found out when it is entered.
         Ok(_) | Err(Errno::ROFS | Errno::LOOP) => Ok(()),
-        Err(Errno::NOTDIR | Errno::EXIST) => {
-            Err(Failure::worded(Stage::User, Errno::NOTDIR, cwd, format!("Cannot mkdir: {cwd} is not a directory")))
-        }
+        Err(Errno::NOTDIR | Errno::EXIST) => Err(Failure::worded(
+            Stage::User,
+            Errno::NOTDIR,
+            cwd,
+            format!("Cannot mkdir: {cwd} is not a directory"),
+        )),
         Err(errno) => Err(Failure::new(Stage::WorkingDirectory, errno, cwd)),
     }
 }
 
 /// Mounts the container's devpts detached, so that the terminal exists before the container does.
 fn prepare_devpts(plan: &ContainerPlan, prepared: &mut [Prepared]) -> Result<OwnedFd, Failure> {
-    let place = plan.mounts.iter().position(|mount| matches!(&mount.kind, MountKind::FileSystem { fstype, .. } if fstype == "devpts"));
-    let (index, options, attributes) = match place.and_then(|index| Some((index, plan.mounts.get(index)?))) {
+    let place = plan.mounts.iter().position(
+        |mount| matches!(&mount.kind, MountKind::FileSystem { fstype, .. } if fstype == "devpts"),
+    );
+    let (index, options, attributes) = match place
+        .and_then(|index| Some((index, plan.mounts.get(index)?)))
+    {
         Some((index, mount)) => match &mount.kind {
             MountKind::FileSystem { options, .. } => (Some(index), options.as_slice(), mount.set),
             _ => (None, [].as_slice(), 0),
@@ -180,14 +253,28 @@ fn prepare_devpts(plan: &ContainerPlan, prepared: &mut [Prepared]) -> Result<Own
     };
     let values = options
         .iter()
-        .map(|(key, value)| Ok((key.as_str(), value.as_deref().map(std::ffi::CString::new).transpose()?)))
+        .map(|(key, value)| {
+            Ok((
+                key.as_str(),
+                value.as_deref().map(std::ffi::CString::new).transpose()?,
+            ))
+        })
         .collect::<Result<Vec<_>, std::ffi::NulError>>()
         .map_err(|_| Failure::new(Stage::Terminal, Errno::INVAL, "devpts options"))?;
-    let options: Vec<_> = values.iter().map(|(key, value)| (*key, value.as_deref())).collect();
-    let devpts = kekkai_sys::pty::devpts(&options, attributes).at(Stage::Terminal, "mount devpts")?;
+    let options: Vec<_> = values
+        .iter()
+        .map(|(key, value)| (*key, value.as_deref()))
+        .collect();
+    let devpts =
+        kekkai_sys::pty::devpts(&options, attributes).at(Stage::Terminal, "mount devpts")?;
     if let Some(place) = index.and_then(|index| prepared.get_mut(index)) {
-        let tree = devpts.try_clone().map_err(|_| Failure::new(Stage::Terminal, Errno::MFILE, "dup"))?;
-        *place = Prepared::Tree { tree, directory: true };
+        let tree = devpts
+            .try_clone()
+            .map_err(|_| Failure::new(Stage::Terminal, Errno::MFILE, "dup"))?;
+        *place = Prepared::Tree {
+            tree,
+            directory: true,
+        };
     }
     Ok(devpts)
 }
@@ -203,7 +290,10 @@ impl Namespaces {
         let mut clone = CloneFlags::NONE;
         let mut new_cgroup = false;
         for namespace in &plan.namespaces {
-            let given = fds.namespaces.iter().any(|join| join.kind == namespace.kind)
+            let given = fds
+                .namespaces
+                .iter()
+                .any(|join| join.kind == namespace.kind)
                 || namespace.kind == NamespaceKind::Network && fds.netns.is_some();
             if given || namespace.path.is_some() {
                 continue;
@@ -216,7 +306,11 @@ impl Namespaces {
                 NamespaceKind::Uts => clone |= CloneFlags::NEW_UTS,
                 NamespaceKind::Cgroup => new_cgroup = true,
                 NamespaceKind::User | NamespaceKind::Time => {
-                    return Err(Failure::new(Stage::Namespace, Errno::OPNOTSUPP, format!("{:?}", namespace.kind)));
+                    return Err(Failure::new(
+                        Stage::Namespace,
+                        Errno::OPNOTSUPP,
+                        format!("{:?}", namespace.kind),
+                    ));
                 }
             }
         }
@@ -230,15 +324,21 @@ impl Namespaces {
         netns: Option<OwnedFd>,
         joined: Vec<super::JoinNamespace>,
     ) -> Result<Vec<(OwnedFd, u64)>, Failure> {
-        let mut joins: Vec<(OwnedFd, u64)> = joined.into_iter().map(|join| (join.fd, flag(join.kind))).collect();
+        let mut joins: Vec<(OwnedFd, u64)> = joined
+            .into_iter()
+            .map(|join| (join.fd, flag(join.kind)))
+            .collect();
         joins.extend(netns.map(|fd| (fd, flag(NamespaceKind::Network))));
         for namespace in &plan.namespaces {
-            let Some(path) = &namespace.path else { continue };
+            let Some(path) = &namespace.path else {
+                continue;
+            };
             if joins.iter().any(|(_, kind)| *kind == flag(namespace.kind)) {
                 continue;
             }
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            let fd = rustix::fs::open(path.as_str(), flags, Mode::empty()).at(Stage::Namespace, path)?;
+            let fd =
+                rustix::fs::open(path.as_str(), flags, Mode::empty()).at(Stage::Namespace, path)?;
             joins.push((fd, flag(namespace.kind)));
         }
         Ok(joins)
@@ -265,7 +365,11 @@ fn set_up(plan: &ContainerPlan, prepare: &Prepare) -> Result<(), Failure> {
     join_cgroups(&prepare.tasks)?;
     prepare.process.begin()?;
     prepare.process.set_oom_score()?;
-    for (fd, kind) in prepare.joins.iter().filter(|(_, kind)| *kind != flag(NamespaceKind::Pid)) {
+    for (fd, kind) in prepare
+        .joins
+        .iter()
+        .filter(|(_, kind)| *kind != flag(NamespaceKind::Pid))
+    {
         pidfd::enter_namespaces(fd, *kind).at(Stage::Namespace, format!("{kind:#x}"))?;
     }
     if prepare.unshare_cgroup {
@@ -302,7 +406,11 @@ fn set_up(plan: &ContainerPlan, prepare: &Prepare) -> Result<(), Failure> {
 fn finish_root(plan: &ContainerPlan, prepare: &Prepare) -> Result<(), Failure> {
     const MS_SHARED: u64 = 1 << 20;
     let shared = plan.root.propagation & MS_SHARED;
-    let readonly = if plan.root.readonly { mount::ATTR_RDONLY } else { 0 };
+    let readonly = if plan.root.readonly {
+        mount::ATTR_RDONLY
+    } else {
+        0
+    };
     let attributes = mount::MountAttributes::new(readonly, 0, shared);
     if attributes.is_empty() {
         return Ok(());
@@ -314,7 +422,13 @@ fn finish_root(plan: &ContainerPlan, prepare: &Prepare) -> Result<(), Failure> {
 fn write_sysctls(plan: &ContainerPlan, procfs: &OwnedFd) -> Result<(), Failure> {
     for (path, value) in &plan.sysctls {
         let name = path.replace('/', ".");
-        let file = beneath::open_no_symlinks(procfs.as_fd(), format!("sys/{path}"), OFlags::WRONLY, Mode::empty()).at(Stage::Sysctl, &name)?;
+        let file = beneath::open_no_symlinks(
+            procfs.as_fd(),
+            format!("sys/{path}"),
+            OFlags::WRONLY,
+            Mode::empty(),
+        )
+        .at(Stage::Sysctl, &name)?;
         beneath::write_once(&file, value.as_bytes()).map_err(|errno| {
             let reason = super::failure::words(errno.raw_os_error());
             let sentence = format!("failed to write sysctl {name} = {value:?}: {reason}");
@@ -326,5 +440,10 @@ fn write_sysctls(plan: &ContainerPlan, procfs: &OwnedFd) -> Result<(), Failure> 
 
 /// Opens a directory on the host by path, for exec.
 pub(crate) fn open_directory(path: &str) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+    rustix::fs::openat(
+        CWD,
+        path,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
 }

@@ -10,12 +10,18 @@ use super::failure::{At, Failure};
 use crate::Stage;
 use crate::plan::DevicePlan;
 
-const LINKS: [(&str, &str); 5] =
-    [("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"), ("ptmx", "pts/ptmx")];
+const LINKS: [(&str, &str); 5] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+];
 
 /// Makes the nodes and the usual links. What exists stays (a device bound there by the user).
 pub(crate) fn set_up(root: BorrowedFd<'_>, plans: &[DevicePlan]) -> Result<(), Failure> {
-    let dev = beneath::mkdir_all(root, "/dev", Mode::from_raw_mode(0o755)).at(Stage::Device, "/dev")?;
+    let dev =
+        beneath::mkdir_all(root, "/dev", Mode::from_raw_mode(0o755)).at(Stage::Device, "/dev")?;
     for plan in plans {
         make_node(root, &dev, plan).at(Stage::Device, &plan.path)?;
     }
@@ -32,18 +38,34 @@ fn make_node(root: BorrowedFd<'_>, dev: &OwnedFd, plan: &DevicePlan) -> Result<(
     let (parent, name) = beneath::split(Path::new(&plan.path))?;
     let other = match parent == Path::new("/dev") {
         true => None,
-        false => Some(beneath::mkdir_all(root, parent, Mode::from_raw_mode(0o755))?),
+        false => Some(beneath::mkdir_all(
+            root,
+            parent,
+            Mode::from_raw_mode(0o755),
+        )?),
     };
     let parent = other.as_ref().unwrap_or(dev);
     let kind = FileType::from_raw_mode(plan.mode);
     let device = rustix::fs::makedev(plan.major, plan.minor);
-    match rustix::fs::mknodat(parent, name, kind, Mode::from_raw_mode(plan.mode & 0o7777), device) {
+    match rustix::fs::mknodat(
+        parent,
+        name,
+        kind,
+        Mode::from_raw_mode(plan.mode & 0o7777),
+        device,
+    ) {
         Err(Errno::EXIST) => return Ok(()),
         result => result?,
     }
     if plan.uid != 0 || plan.gid != 0 {
         let (uid, gid) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
-        rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
+        rustix::fs::chownat(
+            parent,
+            name,
+            Some(uid),
+            Some(gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
     }
     Ok(())
 }
@@ -68,7 +90,12 @@ pub(crate) fn set_console(root: BorrowedFd<'_>, slave: BorrowedFd<'_>) -> Result
     let mount_console = || {
         let target = beneath::create_file(root, "/dev/console", Mode::from_raw_mode(0o666))?;
         // A link here would put the terminal anywhere in the container.
-        let checked = beneath::open_no_symlinks(root, "/dev/console", OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+        let checked = beneath::open_no_symlinks(
+            root,
+            "/dev/console",
+            OFlags::PATH | OFlags::NOFOLLOW,
+            Mode::empty(),
+        )?;
         let (one, other) = (rustix::fs::fstat(&target)?, rustix::fs::fstat(&checked)?);
         if (one.st_dev, one.st_ino) != (other.st_dev, other.st_ino) {
             return Err(Errno::LOOP);

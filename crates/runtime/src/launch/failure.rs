@@ -20,11 +20,26 @@ pub(crate) struct Failure {
 
 impl Failure {
     pub(crate) fn new(stage: Stage, errno: Errno, subject: impl Into<String>) -> Self {
-        Self { stage, errno: errno.raw_os_error(), subject: subject.into(), detail: None }
+        Self {
+            stage,
+            errno: errno.raw_os_error(),
+            subject: subject.into(),
+            detail: None,
+        }
     }
 
-    pub(crate) fn worded(stage: Stage, errno: Errno, subject: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { stage, errno: errno.raw_os_error(), subject: subject.into(), detail: Some(detail.into()) }
+    pub(crate) fn worded(
+        stage: Stage,
+        errno: Errno,
+        subject: impl Into<String>,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            stage,
+            errno: errno.raw_os_error(),
+            subject: subject.into(),
+            detail: Some(detail.into()),
+        }
     }
 }
 
@@ -47,7 +62,11 @@ pub(crate) fn words(errno: i32) -> String {
     // EACCES → "permission denied", but "I/O" keeps its capitals.
     match (letters.next(), letters.next()) {
         (Some(first), Some(second)) if second.is_lowercase() || second == ' ' => {
-            format!("{}{}", first.to_lowercase(), text.get(first.len_utf8()..).unwrap_or_default())
+            format!(
+                "{}{}",
+                first.to_lowercase(),
+                text.get(first.len_utf8()..).unwrap_or_default()
+            )
         }
         _ => text.to_owned(),
     }
@@ -61,24 +80,35 @@ pub(crate) enum What {
 }
 
 pub(crate) fn launch_error(what: What, failure: Failure) -> LaunchError {
-    let Failure { stage, errno, subject, detail } = failure;
+    let Failure {
+        stage,
+        errno,
+        subject,
+        detail,
+    } = failure;
     let reason = words(errno);
     let sentence = detail.unwrap_or_else(|| match stage {
         Stage::Cgroup => format!("unable to apply cgroup configuration: {subject}: {reason}"),
         Stage::Rootfs => format!("error mounting the root file system {subject}: {reason}"),
         Stage::Source => format!("error mounting {subject:?}: {reason}"),
         Stage::Mount => format!("error mounting {subject}: {reason}"),
-        Stage::PivotRoot => format!("error jailing process inside rootfs: pivot_root {subject}: {reason}"),
+        Stage::PivotRoot => {
+            format!("error jailing process inside rootfs: pivot_root {subject}: {reason}")
+        }
         Stage::Device => format!("error creating device nodes: {subject}: {reason}"),
         Stage::Mask => format!("can't mask path {subject:?}: {reason}"),
         Stage::Hostname => format!("sethostname {subject}: {reason}"),
         Stage::Sysctl => format!("open sysctl {subject} file: {reason}"),
-        Stage::Limits => format!("error setting rlimits for ready process: error setting rlimit type {subject}: {reason}"),
+        Stage::Limits => format!(
+            "error setting rlimits for ready process: error setting rlimit type {subject}: {reason}"
+        ),
         Stage::OomScore => format!("failed to set oom_score_adj {subject}: {reason}"),
         Stage::SecurityLabel => format!("unable to apply apparmor profile {subject:?}: {reason}"),
         Stage::Seccomp => format!("error loading seccomp filter into kernel: {reason}"),
         Stage::Capabilities => format!("unable to apply caps: {subject}: {reason}"),
-        Stage::WorkingDirectory => format!("chdir to cwd ({subject:?}) set in config.json failed: {reason}"),
+        Stage::WorkingDirectory => {
+            format!("chdir to cwd ({subject:?}) set in config.json failed: {reason}")
+        }
         Stage::Terminal => format!("setting up the terminal: {subject}: {reason}"),
         Stage::Namespace => format!("unable to join namespace {subject}: {reason}"),
         Stage::Clone => format!("unable to start the init process: clone {subject}: {reason}"),
@@ -93,21 +123,35 @@ pub(crate) fn launch_error(what: What, failure: Failure) -> LaunchError {
         }
         _ => format!("unable to start container process: {sentence}"),
     };
-    LaunchError { stage, errno, subject, kind, message }
+    LaunchError {
+        stage,
+        errno,
+        subject,
+        kind,
+        message,
+    }
 }
 
 /// dockerd looks for words; the stage and the errno say the same.
 fn kind(stage: Stage, errno: i32) -> FailureKind {
     let inside = matches!(
         stage,
-        Stage::FindProgram | Stage::Execute | Stage::WorkingDirectory | Stage::Sysctl | Stage::Mount | Stage::Device | Stage::Source
+        Stage::FindProgram
+            | Stage::Execute
+            | Stage::WorkingDirectory
+            | Stage::Sysctl
+            | Stage::Mount
+            | Stage::Device
+            | Stage::Source
     );
     match Errno::from_raw_os_error(errno.max(1)) {
         _ if stage == Stage::User => FailureKind::InvalidRequest,
         Errno::NOENT | Errno::NOTDIR if stage == Stage::FindProgram => FailureKind::NotFound,
         Errno::NOENT if inside => FailureKind::NotFound,
         Errno::ACCESS | Errno::ISDIR if inside => FailureKind::NotExecutable,
-        _ if inside || matches!(stage, Stage::Limits | Stage::Cgroup) => FailureKind::InvalidRequest,
+        _ if inside || matches!(stage, Stage::Limits | Stage::Cgroup) => {
+            FailureKind::InvalidRequest
+        }
         _ => FailureKind::Other,
     }
 }
@@ -118,7 +162,12 @@ mod tests {
 
     #[test]
     fn words_of_docker() {
-        let failure = Failure::worded(Stage::FindProgram, Errno::NOENT, "x", "exec: \"x\": executable file not found in $PATH");
+        let failure = Failure::worded(
+            Stage::FindProgram,
+            Errno::NOENT,
+            "x",
+            "exec: \"x\": executable file not found in $PATH",
+        );
         let error = launch_error(What::Container, failure);
         assert_eq!(
             error.message,

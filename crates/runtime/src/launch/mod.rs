@@ -153,6 +153,10 @@ pub fn prepare_cgroup(plan: &ContainerPlan) -> Result<(), LaunchError> {
 ///
 /// # Errors
 /// [`LaunchError`] in runc's words.
-pub fn launch_exec(plan: &ExecPlan, target: &ExecTarget<'_>, fds: LaunchFds) -> Result<Launched, LaunchError> {
+pub fn launch_exec(
+    plan: &ExecPlan,
+    target: &ExecTarget<'_>,
+    fds: LaunchFds,
+) -> Result<Launched, LaunchError> {
     exec::launch(plan, target, fds).map_err(|failure| launch_error(What::Exec, failure))
 }

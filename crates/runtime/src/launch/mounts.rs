@@ -6,7 +6,7 @@
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kekkai_cgroups::{Cgroup, Layout};
 use kekkai_sys::mount::{self, FsContext, MountAttributes};
@@ -32,7 +32,10 @@ pub(crate) enum Prepared {
     /// Made in the child, in its namespaces.
     InChild,
     /// Version-1 hierarchies, and links for those with several controllers.
-    CgroupV1 { hierarchies: Vec<(String, V1)>, links: Vec<(String, String)> },
+    CgroupV1 {
+        hierarchies: Vec<(String, V1)>,
+        links: Vec<(String, String)>,
+    },
 }
 
 /// How one version-1 hierarchy gets into the container.
@@ -44,27 +47,42 @@ pub(crate) enum V1 {
 }
 
 /// Clones the sources of all bind mounts and prepares what else needs the host.
-pub(crate) fn prepare(plan: &ContainerPlan, layout: &Layout, private_cgroups: bool) -> Result<Vec<Prepared>, Failure> {
+pub(crate) fn prepare(
+    plan: &ContainerPlan,
+    layout: &Layout,
+    private_cgroups: bool,
+) -> Result<Vec<Prepared>, Failure> {
     plan.mounts
         .iter()
         .map(|mount| match &mount.kind {
-            MountKind::Bind { source, recursive } => bind(mount, source, *recursive, plan.root.propagation),
+            MountKind::Bind { source, recursive } => {
+                bind(mount, source, *recursive, plan.root.propagation)
+            }
             MountKind::Cgroup => cgroup(plan, layout, private_cgroups),
             MountKind::FileSystem { .. } => Ok(Prepared::InChild),
         })
         .collect()
 }
 
-fn bind(plan: &MountPlan, source: &str, recursive: bool, root_propagation: u64) -> Result<Prepared, Failure> {
+fn bind(
+    plan: &MountPlan,
+    source: &str,
+    recursive: bool,
+    root_propagation: u64,
+) -> Result<Prepared, Failure> {
     let error = |errno: Errno| {
         let reason = words(errno.raw_os_error());
-        let sentence = format!("error mounting {source:?} to rootfs at {:?}: mount src={source}, dst={}: {reason}", plan.destination, plan.destination);
+        let sentence = format!(
+            "error mounting {source:?} to rootfs at {:?}: mount src={source}, dst={}: {reason}",
+            plan.destination, plan.destination
+        );
         Failure::worded(Stage::Source, errno, source, sentence)
     };
     let path = CString::new(source).map_err(|_| error(Errno::INVAL))?;
     let tree = mount::clone_path(&path, recursive).map_err(error)?;
     let stat = rustix::fs::fstat(&tree).map_err(error)?;
-    let directory = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
+    let directory =
+        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory;
     set_propagation(tree.as_fd(), plan, root_propagation).map_err(error)?;
     let single = MountAttributes::new(plan.set, plan.clear, 0);
     if !single.is_empty() {
@@ -79,9 +97,17 @@ fn bind(plan: &MountPlan, source: &str, recursive: bool, root_propagation: u64) 
 
 /// A clone of a shared mount is its peer. The container's root propagation applies first, as if the mount had been made
 /// inside, then what was asked for.
-fn set_propagation(tree: BorrowedFd<'_>, plan: &MountPlan, root_propagation: u64) -> Result<(), Errno> {
+fn set_propagation(
+    tree: BorrowedFd<'_>,
+    plan: &MountPlan,
+    root_propagation: u64,
+) -> Result<(), Errno> {
     let change = |propagation: u64| {
-        mount::set_attributes(tree, &MountAttributes::new(0, 0, propagation & !MS_REC), propagation & MS_REC != 0)
+        mount::set_attributes(
+            tree,
+            &MountAttributes::new(0, 0, propagation & !MS_REC),
+            propagation & MS_REC != 0,
+        )
     };
     let asked = plan.propagation;
     // Recursively private is the end of all sharing, whatever was before.
@@ -101,14 +127,27 @@ fn cgroup(plan: &ContainerPlan, layout: &Layout, private: bool) -> Result<Prepar
         }
         let group = Cgroup::new(layout, &plan.cgroup.path).map_err(|error| refused(&error))?;
         let directory = group.directories().into_iter().next().unwrap_or_default();
-        return Ok(Prepared::Tree { tree: clone_read_only(&directory)?, directory: true });
+        return Ok(Prepared::Tree {
+            tree: clone_read_only(&directory)?,
+            directory: true,
+        });
     };
     let mut hierarchies = Vec::new();
     let mut links = Vec::new();
     for hierarchy in known {
-        let name = hierarchy.mount.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = hierarchy
+            .mount
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         if hierarchy.controllers.len() > 1 {
-            links.extend(hierarchy.controllers.iter().filter(|one| **one != name).map(|one| (one.clone(), name.clone())));
+            links.extend(
+                hierarchy
+                    .controllers
+                    .iter()
+                    .filter(|one| **one != name)
+                    .map(|one| (one.clone(), name.clone())),
+            );
         }
         let part = if private {
             V1::New(hierarchy.controllers.clone())
@@ -122,7 +161,8 @@ fn cgroup(plan: &ContainerPlan, layout: &Layout, private: bool) -> Result<Prepar
 
 fn clone_read_only(directory: &Path) -> Result<OwnedFd, Failure> {
     let subject = || directory.to_string_lossy().into_owned();
-    let path = CString::new(subject()).map_err(|_| Failure::new(Stage::Source, Errno::INVAL, subject()))?;
+    let path = CString::new(subject())
+        .map_err(|_| Failure::new(Stage::Source, Errno::INVAL, subject()))?;
     let tree = mount::clone_path(&path, false).at(Stage::Source, subject())?;
     Ok(tree)
 }
@@ -138,24 +178,40 @@ pub(crate) struct Mounted {
 }
 
 /// Mounts everything of the plan, in order, beneath `root`.
-pub(crate) fn mount_all(root: BorrowedFd<'_>, plans: &[MountPlan], prepared: &[Prepared]) -> Result<Mounted, Failure> {
+pub(crate) fn mount_all(
+    root: BorrowedFd<'_>,
+    plans: &[MountPlan],
+    prepared: &[Prepared],
+) -> Result<Mounted, Failure> {
     let mut procfs = None;
     for (plan, prepared) in plans.iter().zip(prepared) {
         let mounted = match (prepared, &plan.kind) {
             (Prepared::Tree { tree, directory }, kind) => {
-                let target = target(root, plan, *directory).map_err(|errno| described(plan, errno))?;
+                let target =
+                    target(root, plan, *directory).map_err(|errno| described(plan, errno))?;
                 check_not_proc(target.as_fd(), plan)?;
                 if matches!(kind, MountKind::Cgroup) {
                     let attributes = MountAttributes::new(plan.set, plan.clear, 0);
-                    mount::set_attributes(tree.as_fd(), &attributes, false).map_err(|errno| described(plan, errno))?;
+                    mount::set_attributes(tree.as_fd(), &attributes, false)
+                        .map_err(|errno| described(plan, errno))?;
                 }
                 mount::attach(tree.as_fd(), target.as_fd()).map(|()| None)
             }
-            (Prepared::CgroupV1 { hierarchies, links }, _) => cgroup_v1(root, plan, hierarchies, links).map(|()| None),
-            (Prepared::InChild, MountKind::FileSystem { fstype, source, options, .. }) => {
-                file_system(root, plan, fstype, source, options).map(|fd| (fstype == "proc").then_some(fd))
+            (Prepared::CgroupV1 { hierarchies, links }, _) => {
+                cgroup_v1(root, plan, hierarchies, links).map(|()| None)
             }
-            (Prepared::InChild, _) => file_system(root, plan, "cgroup2", "cgroup", &[]).map(|_| None),
+            (
+                Prepared::InChild,
+                MountKind::FileSystem {
+                    fstype,
+                    source,
+                    options,
+                },
+            ) => file_system(root, plan, fstype, source, options)
+                .map(|fd| (fstype == "proc").then_some(fd)),
+            (Prepared::InChild, _) => {
+                file_system(root, plan, "cgroup2", "cgroup", &[]).map(|_| None)
+            }
         };
         if let Some(fd) = mounted.map_err(|errno| described(plan, errno))? {
             procfs = Some(fd);
@@ -163,7 +219,9 @@ pub(crate) fn mount_all(root: BorrowedFd<'_>, plans: &[MountPlan], prepared: &[P
     }
     let procfs = match procfs {
         Some(procfs) => procfs,
-        None => FsContext::open(c"proc").and_then(|context| context.mount(0)).at(Stage::Mount, "proc")?,
+        None => FsContext::open(c"proc")
+            .and_then(|context| context.mount(0))
+            .at(Stage::Mount, "proc")?,
     };
     Ok(Mounted { procfs })
 }
@@ -176,8 +234,9 @@ fn described(plan: &MountPlan, errno: Errno) -> Failure {
     };
     let reason = words(errno.raw_os_error());
     let destination = &plan.destination;
-    let mut sentence =
-        format!("error mounting {source:?} to rootfs at {destination:?}: mount src={source}, dst={destination}, type={kind}: {reason}");
+    let mut sentence = format!(
+        "error mounting {source:?} to rootfs at {destination:?}: mount src={source}, dst={destination}, type={kind}: {reason}"
+    );
     if errno == Errno::NOTDIR || errno == Errno::ISDIR {
         sentence.push_str(
             ": Are you trying to mount a directory onto a file (or vice-versa)? Check if the specified host path exists and is the expected type",
@@ -206,12 +265,23 @@ fn check_not_proc(target: BorrowedFd<'_>, plan: &MountPlan) -> Result<(), Failur
     if plan.destination.starts_with("/proc/") {
         return Ok(());
     }
-    let magic = rustix::fs::fstatfs(target).at(Stage::Mount, &plan.destination)?.f_type;
-    if u64::try_from(magic).ok() == Some(PROC_MAGIC) {
-        let sentence = format!("{:?} cannot be mounted because it is inside /proc", plan.destination);
-        return Err(Failure::worded(Stage::Mount, Errno::PERM, &plan.destination, sentence));
+    if is_procfs(target).at(Stage::Mount, &plan.destination)? {
+        let sentence = format!(
+            "{:?} cannot be mounted because it is inside /proc",
+            plan.destination
+        );
+        return Err(Failure::worded(
+            Stage::Mount,
+            Errno::PERM,
+            &plan.destination,
+            sentence,
+        ));
     }
     Ok(())
+}
+
+fn is_procfs(fd: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(u64::try_from(rustix::fs::fstatfs(fd)?.f_type).ok() == Some(PROC_MAGIC))
 }
 
 /// A new file system of the plan, attached. Answers its mount.
@@ -231,7 +301,12 @@ fn file_system(
             if !existed {
                 beneath::make_missing(root, &plan.destination, mode)?;
             }
-            beneath::open_no_symlinks(root, &plan.destination, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?
+            beneath::open_no_symlinks(
+                root,
+                &plan.destination,
+                OFlags::PATH | OFlags::DIRECTORY,
+                Mode::empty(),
+            )?
         }
         _ => match existing {
             Ok(existing) => existing,
@@ -239,19 +314,28 @@ fn file_system(
             Err(errno) => return Err(errno),
         },
     };
+    if fstype != "proc" && is_procfs(target.as_fd())? {
+        return Err(Errno::PERM);
+    }
     let context = context_of(fstype, source)?;
     let mut has_mode = false;
     for (key, value) in options {
         has_mode |= key == "mode";
         match value {
-            Some(value) => context.set(key, &CString::new(value.as_str()).map_err(|_| Errno::INVAL)?)?,
+            Some(value) => context.set(
+                key,
+                &CString::new(value.as_str()).map_err(|_| Errno::INVAL)?,
+            )?,
             None => context.set_flag(key)?,
         }
     }
     if fstype == "tmpfs" && existed && !has_mode {
         // As runc: a tmpfs over a directory of the image keeps that directory's permissions.
         let permissions = rustix::fs::fstat(&target)?.st_mode & 0o7777;
-        context.set("mode", &CString::new(format!("{permissions:o}")).map_err(|_| Errno::INVAL)?)?;
+        context.set(
+            "mode",
+            &CString::new(format!("{permissions:o}")).map_err(|_| Errno::INVAL)?,
+        )?;
     }
     let mounted = context.mount(plan.set)?;
     mount::attach(mounted.as_fd(), target.as_fd())?;
@@ -269,7 +353,12 @@ fn context_of(fstype: &str, source: &str) -> Result<FsContext, Errno> {
 }
 
 /// A tmpfs with one directory per hierarchy.
-fn cgroup_v1(root: BorrowedFd<'_>, plan: &MountPlan, hierarchies: &[(String, V1)], links: &[(String, String)]) -> Result<(), Errno> {
+fn cgroup_v1(
+    root: BorrowedFd<'_>,
+    plan: &MountPlan,
+    hierarchies: &[(String, V1)],
+    links: &[(String, String)],
+) -> Result<(), Errno> {
     let target = beneath::mkdir_all(root, &plan.destination, Mode::from_raw_mode(DIRECTORY_MODE))?;
     let context = context_of("tmpfs", "tmpfs")?;
     context.set("mode", c"755")?;
@@ -279,7 +368,11 @@ fn cgroup_v1(root: BorrowedFd<'_>, plan: &MountPlan, hierarchies: &[(String, V1)
         rustix::fs::mkdirat(&top, name.as_str(), Mode::from_raw_mode(DIRECTORY_MODE))?;
         match part {
             V1::Bind(tree) => {
-                mount::set_attributes(tree.as_fd(), &MountAttributes::new(plan.set, plan.clear, 0), false)?;
+                mount::set_attributes(
+                    tree.as_fd(),
+                    &MountAttributes::new(plan.set, plan.clear, 0),
+                    false,
+                )?;
                 mount::attach_in(tree.as_fd(), top.as_fd(), name)?;
             }
             V1::New(controllers) => {
@@ -330,7 +423,10 @@ fn mask_one(
     if rustix::fs::FileType::from_raw_mode(mode) == rustix::fs::FileType::Directory {
         // One file system for all of them: the first is the file system, the others are clones.
         match empty {
-            Some(first) => mount::attach(mount::clone_fd(first.as_fd(), false)?.as_fd(), target.as_fd()),
+            Some(first) => mount::attach(
+                mount::clone_fd(first.as_fd(), false)?.as_fd(),
+                target.as_fd(),
+            ),
             None => {
                 let context = context_of("tmpfs", "tmpfs")?;
                 context.set("size", c"4k")?;
@@ -345,7 +441,10 @@ fn mask_one(
             Some(null) => null,
             None => null.insert(open_null(root)?),
         };
-        mount::attach(mount::clone_fd(null.as_fd(), false)?.as_fd(), target.as_fd())
+        mount::attach(
+            mount::clone_fd(null.as_fd(), false)?.as_fd(),
+            target.as_fd(),
+        )
     }
 }
 
@@ -353,8 +452,13 @@ fn mask_one(
 fn open_null(root: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     let null = beneath::open_no_symlinks(root, "dev/null", OFlags::PATH, Mode::empty())?;
     let stat = rustix::fs::fstat(&null)?;
-    let is_device = rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice;
-    if is_device && stat.st_rdev == rustix::fs::makedev(1, 3) { Ok(null) } else { Err(Errno::NODEV) }
+    let is_device =
+        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice;
+    if is_device && stat.st_rdev == rustix::fs::makedev(1, 3) {
+        Ok(null)
+    } else {
+        Err(Errno::NODEV)
+    }
 }
 
 /// Makes paths read-only by mounting them on themselves.
@@ -367,7 +471,11 @@ pub(crate) fn make_read_only(root: BorrowedFd<'_>, paths: &[String]) -> Result<(
         };
         let remount = || {
             let tree = mount::clone_fd(target.as_fd(), true)?;
-            mount::set_attributes(tree.as_fd(), &MountAttributes::new(mount::ATTR_RDONLY, 0, 0), false)?;
+            mount::set_attributes(
+                tree.as_fd(),
+                &MountAttributes::new(mount::ATTR_RDONLY, 0, 0),
+                false,
+            )?;
             mount::attach(tree.as_fd(), target.as_fd())
         };
         remount().at(Stage::Mask, path)?;
@@ -376,7 +484,8 @@ pub(crate) fn make_read_only(root: BorrowedFd<'_>, paths: &[String]) -> Result<(
 }
 
 /// Host paths of the root file system as C strings.
-pub(crate) fn c_path(path: &PathBuf) -> Result<CString, Failure> {
+pub(crate) fn c_path(path: &Path) -> Result<CString, Failure> {
     use std::os::unix::ffi::OsStrExt;
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| Failure::new(Stage::Rootfs, Errno::INVAL, path.to_string_lossy()))
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| Failure::new(Stage::Rootfs, Errno::INVAL, path.to_string_lossy()))
 }

@@ -75,7 +75,11 @@ pub(crate) fn spawn(
 
 type Spawned = Result<Child, (Failure, Option<Child>)>;
 
-fn straight(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, body: &dyn Fn(&Report<'_>) -> Failure) -> Spawned {
+fn straight(
+    flags: CloneFlags,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: &dyn Fn(&Report<'_>) -> Failure,
+) -> Spawned {
     let executing = Cell::new(false);
     let failure = Cell::new(None);
     let child = STACK.with_borrow_mut(|stack| {
@@ -84,7 +88,10 @@ fn straight(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, body: &dyn Fn(&Re
             None => stack.insert(ChildStack::new()?),
         };
         spawn_shared(stack, flags, cgroup, &mut || {
-            let failed = body(&Report { executing: &executing, pipe: None });
+            let failed = body(&Report {
+                executing: &executing,
+                pipe: None,
+            });
             if executing.get() {
                 return cannot_execute(&failed);
             }
@@ -92,7 +99,9 @@ fn straight(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, body: &dyn Fn(&Re
             1
         })
     });
-    let child = child.at(Stage::Clone, format!("{:#x}", flags.bits())).map_err(|failure| (failure, None))?;
+    let child = child
+        .at(Stage::Clone, format!("{:#x}", flags.bits()))
+        .map_err(|failure| (failure, None))?;
     match (failure.into_inner(), executing.get()) {
         (Some(failure), _) => Err((failure, Some(child))),
         (None, true) => Ok(child),
@@ -100,11 +109,20 @@ fn straight(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, body: &dyn Fn(&Re
     }
 }
 
-fn staged(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, body: &dyn Fn(&Report<'_>) -> Failure) -> Spawned {
-    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).at(Stage::Prepare, "pipe").map_err(|failure| (failure, None))?;
+fn staged(
+    flags: CloneFlags,
+    cgroup: Option<BorrowedFd<'_>>,
+    body: &dyn Fn(&Report<'_>) -> Failure,
+) -> Spawned {
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)
+        .at(Stage::Prepare, "pipe")
+        .map_err(|failure| (failure, None))?;
     let executing = Cell::new(false);
     let child = spawn_copied(flags, cgroup, &mut || {
-        let failed = body(&Report { executing: &executing, pipe: Some(writer.as_fd()) });
+        let failed = body(&Report {
+            executing: &executing,
+            pipe: Some(writer.as_fd()),
+        });
         if executing.get() {
             return cannot_execute(&failed);
         }
@@ -114,7 +132,9 @@ fn staged(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, body: &dyn Fn(&Repo
         1
     });
     drop(writer);
-    let child = child.at(Stage::Clone, format!("{:#x}", flags.bits())).map_err(|failure| (failure, None))?;
+    let child = child
+        .at(Stage::Clone, format!("{:#x}", flags.bits()))
+        .map_err(|failure| (failure, None))?;
     match read_report(&reader) {
         Ok(()) => Ok(child),
         Err(failure) => Err((failure, Some(child))),
@@ -122,7 +142,8 @@ fn staged(flags: CloneFlags, cgroup: Option<BorrowedFd<'_>>, body: &dyn Fn(&Repo
 }
 
 fn read_report(reader: &OwnedFd) -> Result<(), Failure> {
-    let report = kekkai_sys::beneath::read_all(reader.as_fd(), MAX_REPORT).at(Stage::Protocol, "the child's report")?;
+    let report = kekkai_sys::beneath::read_all(reader.as_fd(), MAX_REPORT)
+        .at(Stage::Protocol, "the child's report")?;
     match report.split_first() {
         Some((&EXECUTING, _)) => Ok(()),
         Some((&FAILED, failure)) => Err(postcard::from_bytes(failure).unwrap_or_else(|_| died())),
@@ -132,7 +153,11 @@ fn read_report(reader: &OwnedFd) -> Result<(), Failure> {
 
 /// The container has started as far as its owner is concerned: it says why it ends, where its output goes.
 fn cannot_execute(failure: &Failure) -> i32 {
-    let line = format!("exec {}: {}\n", failure.subject, super::failure::words(failure.errno));
+    let line = format!(
+        "exec {}: {}\n",
+        failure.subject,
+        super::failure::words(failure.errno)
+    );
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());
     255
 }

@@ -28,10 +28,18 @@ pub(crate) struct Identity {
 }
 
 /// Looks a user up. `additional` are further groups by name or number.
-pub(crate) fn resolve(root: BorrowedFd<'_>, user: &UserPlan, additional: &[String]) -> Result<Identity, Failure> {
+pub(crate) fn resolve(
+    root: BorrowedFd<'_>,
+    user: &UserPlan,
+    additional: &[String],
+) -> Result<Identity, Failure> {
     let passwd = read(root, "etc/passwd");
     let needs_groups = !additional.is_empty() || matches!(user, UserPlan::Named(_));
-    let group = if needs_groups { read(root, "etc/group") } else { String::new() };
+    let group = if needs_groups {
+        read(root, "etc/group")
+    } else {
+        String::new()
+    };
     let mut identity = match user {
         UserPlan::Ids { uid, gid, groups } => Identity {
             uid: *uid,
@@ -46,10 +54,14 @@ pub(crate) fn resolve(root: BorrowedFd<'_>, user: &UserPlan, additional: &[Strin
     };
     for name in additional {
         let found = entries(&group)
-            .find(|entry| entry.first() == Some(&name.as_str()) || entry.get(2).is_some_and(|id| id == name))
+            .find(|entry| {
+                entry.first() == Some(&name.as_str()) || entry.get(2).is_some_and(|id| id == name)
+            })
             .and_then(|entry| number(&entry, 2))
             .or_else(|| name.parse().ok().filter(|id| *id <= MAX_ID));
-        identity.groups.push(found.ok_or_else(|| unknown("group", name, "group"))?);
+        identity
+            .groups
+            .push(found.ok_or_else(|| unknown("group", name, "group"))?);
     }
     if identity.home.is_empty() {
         "/".clone_into(&mut identity.home);
@@ -61,7 +73,12 @@ pub(crate) fn resolve(root: BorrowedFd<'_>, user: &UserPlan, additional: &[Strin
 fn named(given: &str, passwd: &str, group: &str) -> Result<Identity, Failure> {
     let (user, wanted_group) = given.split_once(':').unwrap_or((given, ""));
     let as_number = |text: &str| text.parse::<u64>().ok();
-    let mut identity = Identity { uid: 0, gid: 0, groups: Vec::new(), home: String::new() };
+    let mut identity = Identity {
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+        home: String::new(),
+    };
     let mut name = String::new();
     if user.is_empty() {
         // ":group" and "" are root, as in Docker.
@@ -69,7 +86,9 @@ fn named(given: &str, passwd: &str, group: &str) -> Result<Identity, Failure> {
             take(&mut identity, &mut name, &entry);
         }
     } else {
-        let matches = |entry: &Vec<&str>| entry.first() == Some(&user) || entry.get(2).is_some_and(|id| *id == user);
+        let matches = |entry: &Vec<&str>| {
+            entry.first() == Some(&user) || entry.get(2).is_some_and(|id| *id == user)
+        };
         match (entries(passwd).find(matches), as_number(user)) {
             (Some(entry), _) => take(&mut identity, &mut name, &entry),
             (None, Some(id)) => identity.uid = in_range(id)?,
@@ -77,13 +96,25 @@ fn named(given: &str, passwd: &str, group: &str) -> Result<Identity, Failure> {
         }
     }
     if wanted_group.is_empty() {
-        let member = |entry: &Vec<&str>| entry.get(3).is_some_and(|list| list.split(',').any(|member| member == name));
+        let member = |entry: &Vec<&str>| {
+            entry
+                .get(3)
+                .is_some_and(|list| list.split(',').any(|member| member == name))
+        };
         let of_name = entries(group).filter(|entry| !name.is_empty() && member(entry));
-        identity.groups = of_name.filter_map(|entry| number(&entry, 2)).take(MAX_GROUPS).collect();
+        identity.groups = of_name
+            .filter_map(|entry| number(&entry, 2))
+            .take(MAX_GROUPS)
+            .collect();
     } else {
-        let matches = |entry: &Vec<&str>| entry.first() == Some(&wanted_group) || entry.get(2).is_some_and(|id| *id == wanted_group);
+        let matches = |entry: &Vec<&str>| {
+            entry.first() == Some(&wanted_group)
+                || entry.get(2).is_some_and(|id| *id == wanted_group)
+        };
         identity.gid = match (entries(group).find(matches), as_number(wanted_group)) {
-            (Some(entry), _) => number(&entry, 2).ok_or_else(|| unknown("group", wanted_group, "group"))?,
+            (Some(entry), _) => {
+                number(&entry, 2).ok_or_else(|| unknown("group", wanted_group, "group"))?
+            }
             (None, Some(id)) => in_range(id)?,
             (None, None) => return Err(unknown("group", wanted_group, "group")),
         };
@@ -115,11 +146,16 @@ fn unknown(what: &str, name: &str, file: &str) -> Failure {
 
 /// A missing or unreadable file has no entries: numbers still work then, as in Docker.
 fn read(root: BorrowedFd<'_>, path: &str) -> String {
-    beneath::read_file(root, path, MAX_FILE).map(|content| String::from_utf8_lossy(&content).into_owned()).unwrap_or_default()
+    beneath::read_file(root, path, MAX_FILE)
+        .map(|content| String::from_utf8_lossy(&content).into_owned())
+        .unwrap_or_default()
 }
 
 fn entries(text: &str) -> impl Iterator<Item = Vec<&str>> {
-    text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).map(|line| line.split(':').collect())
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| line.split(':').collect())
 }
 
 fn number(entry: &[&str], index: usize) -> Option<u32> {
@@ -135,34 +171,59 @@ mod tests {
     fn resolve_in(user: &str, additional: &[&str]) -> Result<Identity, String> {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("etc")).unwrap();
-        let passwd = "root:x:0:0:root:/root:/bin/sh\n# comment\ndaemon:x:2:2:d:/sbin:/x\n\nbroken\n";
+        let passwd =
+            "root:x:0:0:root:/root:/bin/sh\n# comment\ndaemon:x:2:2:d:/sbin:/x\n\nbroken\n";
         std::fs::write(dir.path().join("etc/passwd"), passwd).unwrap();
         let group = "root:x:0:root\nbin:x:1:root,bin,daemon\nadm:x:4:daemon\naudio:x:18:\n";
         std::fs::write(dir.path().join("etc/group"), group).unwrap();
         let root = std::fs::File::open(dir.path()).unwrap();
         let additional: Vec<String> = additional.iter().map(ToString::to_string).collect();
-        resolve(root.as_fd(), &UserPlan::Named(user.into()), &additional).map_err(|failure| failure.detail.unwrap())
+        resolve(root.as_fd(), &UserPlan::Named(user.into()), &additional)
+            .map_err(|failure| failure.detail.unwrap())
     }
 
     fn identity(uid: u32, gid: u32, groups: &[u32], home: &str) -> Result<Identity, String> {
-        Ok(Identity { uid, gid, groups: groups.to_vec(), home: home.into() })
+        Ok(Identity {
+            uid,
+            gid,
+            groups: groups.to_vec(),
+            home: home.into(),
+        })
     }
 
     #[test]
     fn as_docker_does() {
         assert_eq!(resolve_in("", &[]), identity(0, 0, &[0, 0, 1], "/root"));
-        assert_eq!(resolve_in("daemon", &[]), identity(2, 2, &[2, 1, 4], "/sbin"));
+        assert_eq!(
+            resolve_in("daemon", &[]),
+            identity(2, 2, &[2, 1, 4], "/sbin")
+        );
         assert_eq!(resolve_in("2", &[]), identity(2, 2, &[2, 1, 4], "/sbin"));
         assert_eq!(resolve_in("12345", &[]), identity(12345, 0, &[0], "/"));
         assert_eq!(resolve_in("12345:77", &[]), identity(12345, 77, &[77], "/"));
-        assert_eq!(resolve_in("daemon:adm", &["audio", "777"]), identity(2, 4, &[4, 18, 777], "/sbin"));
+        assert_eq!(
+            resolve_in("daemon:adm", &["audio", "777"]),
+            identity(2, 4, &[4, 18, 777], "/sbin")
+        );
     }
 
     #[test]
     fn words() {
-        assert_eq!(resolve_in("x", &[]).unwrap_err(), "unable to find user x: no matching entries in passwd file");
-        assert_eq!(resolve_in("root:x", &[]).unwrap_err(), "unable to find group x: no matching entries in group file");
-        assert_eq!(resolve_in("root", &["x"]).unwrap_err(), "unable to find group x: no matching entries in group file");
-        assert_eq!(resolve_in("99999999999", &[]).unwrap_err(), "uids and gids must be in range 0-2147483647");
+        assert_eq!(
+            resolve_in("x", &[]).unwrap_err(),
+            "unable to find user x: no matching entries in passwd file"
+        );
+        assert_eq!(
+            resolve_in("root:x", &[]).unwrap_err(),
+            "unable to find group x: no matching entries in group file"
+        );
+        assert_eq!(
+            resolve_in("root", &["x"]).unwrap_err(),
+            "unable to find group x: no matching entries in group file"
+        );
+        assert_eq!(
+            resolve_in("99999999999", &[]).unwrap_err(),
+            "uids and gids must be in range 0-2147483647"
+        );
     }
 }

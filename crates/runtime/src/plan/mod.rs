@@ -84,7 +84,11 @@ pub struct ExecPlan {
 ///
 /// # Errors
 /// A missing or invalid part of the specification, or one that this runtime does not implement.
-pub fn plan_container(spec: &Spec, rootfs: RootfsSource, options: &PlanOptions) -> Result<ContainerPlan, PlanError> {
+pub fn plan_container(
+    spec: &Spec,
+    rootfs: RootfsSource,
+    options: &PlanOptions,
+) -> Result<ContainerPlan, PlanError> {
     build::container(spec, rootfs, options)
 }
 
@@ -163,6 +167,9 @@ fn check_version(bytes: &[u8]) -> Result<(), PlanError> {
     let (found, _) = postcard::take_from_bytes::<u16>(bytes).map_err(PlanError::Encoding)?;
     match found {
         PLAN_VERSION => Ok(()),
-        _ => Err(PlanError::Version { found, expected: PLAN_VERSION }),
+        _ => Err(PlanError::Version {
+            found,
+            expected: PLAN_VERSION,
+        }),
     }
 }

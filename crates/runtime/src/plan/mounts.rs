@@ -2,8 +2,8 @@
 
 use kekkai_oci::runtime::Mount;
 use kekkai_sys::mount::{
-    ATTR_ATIME_MASK, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID, ATTR_NOSYMFOLLOW, ATTR_RDONLY,
-    ATTR_RELATIME, ATTR_STRICTATIME, MAX_FSCONFIG_STRING,
+    ATTR_ATIME_MASK, ATTR_NOATIME, ATTR_NODEV, ATTR_NODIRATIME, ATTR_NOEXEC, ATTR_NOSUID,
+    ATTR_NOSYMFOLLOW, ATTR_RDONLY, ATTR_RELATIME, ATTR_STRICTATIME, MAX_FSCONFIG_STRING,
 };
 
 use super::{MountKind, MountPlan};
@@ -43,7 +43,10 @@ const MAX_OPTIONS: usize = 128;
 /// Plans one mount.
 pub(super) fn plan(mount: &Mount) -> Result<MountPlan, PlanError> {
     let destination = destination(mount)?;
-    let source = mount.source().as_ref().map(|source| source.to_string_lossy().into_owned());
+    let source = mount
+        .source()
+        .as_ref()
+        .map(|source| source.to_string_lossy().into_owned());
     let mut parsed = Parsed::default();
     let options = mount.options().as_deref().unwrap_or_default();
     if options.len() > MAX_OPTIONS {
@@ -55,19 +58,37 @@ pub(super) fn plan(mount: &Mount) -> Result<MountPlan, PlanError> {
     let kind = match fstype.as_str() {
         _ if is_bind => {
             let source = source.filter(|source| source.starts_with('/'));
-            let source = source.ok_or_else(|| invalid("mount source", &destination, "a bind mount needs an absolute path"))?;
+            let source = source.ok_or_else(|| {
+                invalid(
+                    "mount source",
+                    &destination,
+                    "a bind mount needs an absolute path",
+                )
+            })?;
             if let Some((key, _)) = parsed.data.first() {
-                return Err(PlanError::Unsupported(format!("option {key:?} of the bind mount {destination:?}")));
+                return Err(PlanError::Unsupported(format!(
+                    "option {key:?} of the bind mount {destination:?}"
+                )));
             }
-            MountKind::Bind { source, recursive: parsed.bind.unwrap_or(true) }
+            MountKind::Bind {
+                source,
+                recursive: parsed.bind.unwrap_or(true),
+            }
         }
         "cgroup" | "cgroup2" => MountKind::Cgroup,
-        "" => return Err(invalid("mount", &destination, "it has neither a type nor the option bind")),
+        "" => {
+            return Err(invalid(
+                "mount",
+                &destination,
+                "it has neither a type nor the option bind",
+            ));
+        }
         _ => MountKind::FileSystem {
-            source: source.filter(|source| !source.is_empty()).unwrap_or_else(|| fstype.clone()),
+            source: source
+                .filter(|source| !source.is_empty())
+                .unwrap_or_else(|| fstype.clone()),
             fstype,
             options: parsed.data,
-            copy_up: parsed.copy_up,
         },
     };
     check_proc(&destination, &kind)?;
@@ -84,7 +105,11 @@ pub(super) fn plan(mount: &Mount) -> Result<MountPlan, PlanError> {
 
 fn destination(mount: &Mount) -> Result<String, PlanError> {
     let text = mount.destination().to_str().ok_or_else(|| {
-        invalid("mount destination", &mount.destination().to_string_lossy(), "it is not UTF-8")
+        invalid(
+            "mount destination",
+            &mount.destination().to_string_lossy(),
+            "it is not UTF-8",
+        )
     })?;
     // Relative destinations are taken from the root, as runc does for old configurations.
     let mut parts = Vec::new();
@@ -96,7 +121,11 @@ fn destination(mount: &Mount) -> Result<String, PlanError> {
         }
     }
     if text.contains('\0') || parts.is_empty() {
-        return Err(invalid("mount destination", text, "it must be a path other than '/'"));
+        return Err(invalid(
+            "mount destination",
+            text,
+            "it must be a path other than '/'",
+        ));
     }
     Ok(format!("/{}", parts.join("/")))
 }
@@ -104,18 +133,30 @@ fn destination(mount: &Mount) -> Result<String, PlanError> {
 fn check_proc(destination: &str, kind: &MountKind) -> Result<(), PlanError> {
     let inside = destination.starts_with("/proc/");
     match kind {
-        MountKind::Bind { .. } if destination == "/proc" => {
-            Err(invalid("mount destination", destination, "only a proc file system can be mounted there"))
-        }
+        MountKind::Bind { .. } if destination == "/proc" => Err(invalid(
+            "mount destination",
+            destination,
+            "only a proc file system can be mounted there",
+        )),
         MountKind::Bind { .. } if inside && PROC_BINDS.contains(&destination) => Ok(()),
-        MountKind::FileSystem { fstype, .. } if destination == "/proc" && fstype == "proc" => Ok(()),
-        _ if inside => Err(invalid("mount destination", destination, "cannot be mounted because it is inside /proc")),
+        MountKind::FileSystem { fstype, .. } if destination == "/proc" && fstype == "proc" => {
+            Ok(())
+        }
+        _ if inside => Err(invalid(
+            "mount destination",
+            destination,
+            "cannot be mounted because it is inside /proc",
+        )),
         _ => Ok(()),
     }
 }
 
 fn invalid(field: &'static str, subject: &str, reason: &str) -> PlanError {
-    PlanError::Invalid { field, subject: subject.to_owned(), reason: reason.to_owned() }
+    PlanError::Invalid {
+        field,
+        subject: subject.to_owned(),
+        reason: reason.to_owned(),
+    }
 }
 
 #[derive(Default)]
@@ -127,7 +168,6 @@ struct Parsed {
     propagation: u64,
     /// `Some(recursive)` for bind mounts.
     bind: Option<bool>,
-    copy_up: bool,
     data: Vec<(String, Option<String>)>,
 }
 
@@ -137,7 +177,11 @@ impl Parsed {
             self.change(attribute, on, false);
             return Ok(());
         }
-        if let Some((attribute, on)) = option.strip_prefix('r').and_then(attribute).filter(|_| is_recursive_name(option)) {
+        if let Some((attribute, on)) = option
+            .strip_prefix('r')
+            .and_then(attribute)
+            .filter(|_| is_recursive_name(option))
+        {
             self.change(attribute, on, true);
             return Ok(());
         }
@@ -153,8 +197,9 @@ impl Parsed {
             "rshared" => self.propagation = MS_SHARED | MS_REC,
             "unbindable" => self.propagation = MS_UNBINDABLE,
             "runbindable" => self.propagation = MS_UNBINDABLE | MS_REC,
-            "tmpcopyup" => self.copy_up = true,
-            "idmap" | "ridmap" | "remount" => return Err(PlanError::Unsupported(format!("mount option {option:?}"))),
+            "tmpcopyup" | "idmap" | "ridmap" | "remount" => {
+                return Err(PlanError::Unsupported(format!("mount option {option:?}")));
+            }
             // A devpts of the mount API always is a new instance.
             "newinstance" => {}
             "async" | "nomand" | "mand" | "loud" => {}
@@ -236,7 +281,10 @@ mod tests {
 
     fn mount(destination: &str, typ: &str, source: &str, options: &[&str]) -> Mount {
         let mut mount = Mount::default();
-        mount.set_destination(destination.into()).set_typ(Some(typ.into())).set_source(Some(source.into()));
+        mount
+            .set_destination(destination.into())
+            .set_typ(Some(typ.into()))
+            .set_source(Some(source.into()));
         mount.set_options(Some(options.iter().map(ToString::to_string).collect()));
         mount
     }
@@ -247,22 +295,42 @@ mod tests {
         let plan = plan(&mount("/dev/", "tmpfs", "tmpfs", &options)).unwrap();
         assert_eq!(plan.destination, "/dev");
         assert_eq!(plan.set, ATTR_NOSUID | ATTR_STRICTATIME);
-        let MountKind::FileSystem { options, .. } = plan.kind else { panic!("not a file system") };
+        let MountKind::FileSystem { options, .. } = plan.kind else {
+            panic!("not a file system")
+        };
         assert_eq!(options[1], ("size".to_owned(), Some("65536k".to_owned())));
     }
 
     #[test]
     fn binds() {
-        let plan = plan(&mount("a/../b", "bind", "/src", &["rbind", "rro", "rprivate", "ro"])).unwrap();
+        let plan = plan(&mount(
+            "a/../b",
+            "bind",
+            "/src",
+            &["rbind", "rro", "rprivate", "ro"],
+        ))
+        .unwrap();
         assert_eq!(plan.destination, "/b");
-        assert_eq!((plan.set, plan.set_recursive, plan.propagation), (ATTR_RDONLY, ATTR_RDONLY, MS_PRIVATE | MS_REC));
-        assert!(matches!(plan.kind, MountKind::Bind { recursive: true, .. }));
+        assert_eq!(
+            (plan.set, plan.set_recursive, plan.propagation),
+            (ATTR_RDONLY, ATTR_RDONLY, MS_PRIVATE | MS_REC)
+        );
+        assert!(matches!(
+            plan.kind,
+            MountKind::Bind {
+                recursive: true,
+                ..
+            }
+        ));
     }
 
     #[test]
     fn proc_is_protected() {
         for bad in ["/proc/sys", "/proc/../proc/self", "/proc"] {
-            assert!(plan(&mount(bad, "bind", "/src", &["bind"])).is_err(), "{bad}");
+            assert!(
+                plan(&mount(bad, "bind", "/src", &["bind"])).is_err(),
+                "{bad}"
+            );
         }
         assert!(plan(&mount("/proc/meminfo", "bind", "/src", &["bind"])).is_ok());
         assert!(plan(&mount("/proc", "proc", "proc", &[])).is_ok());

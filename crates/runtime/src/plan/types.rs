@@ -55,7 +55,11 @@ pub(crate) enum MountKind {
     /// A bind mount of a path on the host.
     Bind { source: String, recursive: bool },
     /// A new file system.
-    FileSystem { fstype: String, source: String, options: Vec<(String, Option<String>)>, copy_up: bool },
+    FileSystem {
+        fstype: String,
+        source: String,
+        options: Vec<(String, Option<String>)>,
+    },
     /// The cgroup hierarchies, by whatever version this host has.
     Cgroup,
 }
@@ -86,7 +90,11 @@ pub(crate) struct CgroupPlan {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum UserPlan {
     /// Numbers, nothing to look up but HOME.
-    Ids { uid: u32, gid: u32, groups: Vec<u32> },
+    Ids {
+        uid: u32,
+        gid: u32,
+        groups: Vec<u32>,
+    },
     /// `user[:group]` as Docker writes it.
     Named(String),
 }

@@ -14,7 +14,7 @@ pub(crate) fn interpret(
         4 => arch,
         16..64 => {
             let argument = arguments[(offset as usize - 16) / 8];
-            if offset % 8 == 0 {
+            if offset.is_multiple_of(8) {
                 argument as u32
             } else {
                 (argument >> 32) as u32

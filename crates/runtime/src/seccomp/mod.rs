@@ -35,7 +35,12 @@ pub struct Program {
 impl Program {
     /// The program as the kernel takes it, and its flags.
     pub(crate) fn to_kernel(&self) -> (Vec<kekkai_sys::seccomp::Instruction>, u32) {
-        let convert = |&(code, jt, jf, k): &(u16, u8, u8, u32)| kekkai_sys::seccomp::Instruction { code, jt, jf, k };
+        let convert = |&(code, jt, jf, k): &(u16, u8, u8, u32)| kekkai_sys::seccomp::Instruction {
+            code,
+            jt,
+            jf,
+            k,
+        };
         (self.instructions.iter().map(convert).collect(), self.flags)
     }
 }

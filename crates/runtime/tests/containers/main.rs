@@ -1,6 +1,11 @@
 //! Real containers of a busybox root on this machine. They need root and `busybox-static`; without them every test says
 //! `skipped`.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that fails should stop where it failed"
+)]
+
 mod limits;
 mod mounts;
 mod process;

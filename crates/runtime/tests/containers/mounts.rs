@@ -10,13 +10,20 @@ use crate::support::{Bundle, kill, pipes};
 #[test]
 fn mount_table_is_dockers() {
     needs_root!();
-    let output = Bundle::new().args(&["cat", "/proc/self/mountinfo"]).stdout();
+    let output = Bundle::new()
+        .args(&["cat", "/proc/self/mountinfo"])
+        .stdout();
     let lines: Vec<String> = output
         .lines()
         .map(|line| {
             let (left, right) = line.split_once(" - ").unwrap();
             let left: Vec<&str> = left.split(' ').collect();
-            format!("{} {} {}", left[4], left[5], right.split(' ').next().unwrap())
+            format!(
+                "{} {} {}",
+                left[4],
+                left[5],
+                right.split(' ').next().unwrap()
+            )
         })
         .collect();
     for wanted in [
@@ -35,15 +42,28 @@ fn mount_table_is_dockers() {
     ] {
         let name = wanted.split(' ').next().unwrap();
         if std::path::Path::new(name).exists() {
-            assert!(lines.iter().any(|line| line == wanted), "{wanted} in\n{}", lines.join("\n"));
+            assert!(
+                lines.iter().any(|line| line == wanted),
+                "{wanted} in\n{}",
+                lines.join("\n")
+            );
         }
     }
     if output.contains("/sys/fs/cgroup/pids") {
-        assert!(lines.iter().any(|line| line == "/sys/fs/cgroup/pids ro,nosuid,nodev,noexec,relatime cgroup"), "{lines:?}");
+        assert!(
+            lines
+                .iter()
+                .any(|line| line == "/sys/fs/cgroup/pids ro,nosuid,nodev,noexec,relatime cgroup"),
+            "{lines:?}"
+        );
     }
     // Nothing is shared with the host, and the host sees nothing.
     assert!(!output.contains("shared:"), "{output}");
-    assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains("kkrt"));
+    assert!(
+        !std::fs::read_to_string("/proc/self/mountinfo")
+            .unwrap()
+            .contains("kkrt")
+    );
 }
 
 #[test]
@@ -60,13 +80,19 @@ fn devices_are_dockers() {
         "tty character special file 666 5:0",
         "shm directory 1777 0:0",
     ] {
-        assert!(output.lines().any(|found| found.replace('\'', "") == line), "{line} in\n{output}");
+        assert!(
+            output.lines().any(|found| found.replace('\'', "") == line),
+            "{line} in\n{output}"
+        );
     }
     for link in ["fd", "stdin", "stdout", "stderr", "ptmx"] {
-        assert!(output.contains(&format!("{link}")), "{link}");
+        assert!(output.contains(link), "{link}");
     }
     let node = json!([{"path": "/dev/net/tun", "type": "c", "major": 10, "minor": 200, "fileMode": 0o640, "uid": 2, "gid": 18}]);
-    let output = Bundle::new().script("stat -c '%a %u %g %t:%T' /dev/net/tun").set("/linux/devices", node).stdout();
+    let output = Bundle::new()
+        .script("stat -c '%a %u %g %t:%T' /dev/net/tun")
+        .set("/linux/devices", node)
+        .stdout();
     assert_eq!(output, "640 2 18 a:c8\n");
 }
 
@@ -76,9 +102,15 @@ fn device_rules_are_enforced() {
     let script = "mknod /tmp/fuse c 10 229 && cat /tmp/fuse; echo $?; mknod /tmp/zero c 1 5 && head -c 3 /tmp/zero | wc -c";
     let output = Bundle::new().script(script).run().unwrap();
     assert_eq!(output.stdout, "1\n3\n", "{output:?}");
-    assert!(output.stderr.contains("Operation not permitted"), "{output:?}");
+    assert!(
+        output.stderr.contains("Operation not permitted"),
+        "{output:?}"
+    );
     let bundle = Bundle::new().script("mknod /tmp/fuse c 10 229 && (: < /tmp/fuse); echo $?");
-    let bundle = bundle.set("/linux/resources/devices", json!([{"allow": true, "access": "rwm"}]));
+    let bundle = bundle.set(
+        "/linux/resources/devices",
+        json!([{"allow": true, "access": "rwm"}]),
+    );
     assert_eq!(bundle.stdout(), "0\n");
 }
 
@@ -88,10 +120,15 @@ fn masked_and_read_only_paths() {
     let script = "wc -c < /proc/keys; ls /sys/firmware | wc -l; echo x > /proc/sys/kernel/hostname; echo $?; touch /sys/x; echo $?";
     let output = Bundle::new().script(script).run().unwrap();
     assert_eq!(output.stdout, "0\n0\n1\n1\n");
-    assert!(output.stderr.contains("Read-only file system"), "{output:?}");
+    assert!(
+        output.stderr.contains("Read-only file system"),
+        "{output:?}"
+    );
     // As --privileged / systempaths=unconfined: nothing is hidden.
     let bundle = Bundle::new().script("echo other > /proc/sys/kernel/hostname; hostname");
-    let bundle = bundle.set("/linux/maskedPaths", json!([])).set("/linux/readonlyPaths", json!([]));
+    let bundle = bundle
+        .set("/linux/maskedPaths", json!([]))
+        .set("/linux/readonlyPaths", json!([]));
     assert_eq!(bundle.stdout(), "other\n");
 }
 
@@ -113,18 +150,44 @@ fn binds_of_directories_and_files() {
     let (dir, file) = (host.path().to_str().unwrap(), host.path().join("file"));
     let bundle = Bundle::new()
         .mount("/a/b/c", "bind", dir, &["rbind", "rprivate"])
-        .mount("/etc/passwd", "bind", file.to_str().unwrap(), &["rbind", "ro", "rprivate"])
+        .mount(
+            "/etc/passwd",
+            "bind",
+            file.to_str().unwrap(),
+            &["rbind", "ro", "rprivate"],
+        )
         .mount("/new/file", "bind", file.to_str().unwrap(), &["bind"]);
     let script = "cat /a/b/c/file /etc/passwd /new/file; echo more > /a/b/c/sub/new; echo x > /etc/passwd; echo $?; stat -c '%F %a' /a/b";
     let output = bundle.script(script).run().unwrap();
-    assert_eq!(output.stdout, "contentcontentcontent1\ndirectory 755\n", "{output:?}");
-    assert_eq!(std::fs::read_to_string(host.path().join("sub/new")).unwrap(), "more\n");
+    assert_eq!(
+        output.stdout, "contentcontentcontent1\ndirectory 755\n",
+        "{output:?}"
+    );
+    assert_eq!(
+        std::fs::read_to_string(host.path().join("sub/new")).unwrap(),
+        "more\n"
+    );
     let bundle = Bundle::new().mount("/x", "bind", "/no/such/source", &["rbind"]);
     let error = bundle.run().unwrap_err();
-    assert!(error.message.contains("error mounting \"/no/such/source\" to rootfs at \"/x\""), "{}", error.message);
+    assert!(
+        error
+            .message
+            .contains("error mounting \"/no/such/source\" to rootfs at \"/x\""),
+        "{}",
+        error.message
+    );
     for (source, destination) in [(dir, "/etc/passwd"), (file.to_str().unwrap(), "/etc")] {
-        let error = Bundle::new().mount(destination, "bind", source, &["rbind"]).run().unwrap_err();
-        assert!(error.message.contains("not a directory: Are you trying to mount a directory onto a file"), "{}", error.message);
+        let error = Bundle::new()
+            .mount(destination, "bind", source, &["rbind"])
+            .run()
+            .unwrap_err();
+        assert!(
+            error
+                .message
+                .contains("not a directory: Are you trying to mount a directory onto a file"),
+            "{}",
+            error.message
+        );
         assert_eq!(error.exit_code(), 125);
     }
 }
@@ -135,10 +198,19 @@ fn recursively_read_only() {
     let host = tempfile::tempdir().unwrap();
     let sub = host.path().join("sub");
     std::fs::create_dir(&sub).unwrap();
-    rustix::mount::mount("tmpfs", &sub, "tmpfs", rustix::mount::MountFlags::empty(), None::<&std::ffi::CStr>).unwrap();
+    rustix::mount::mount(
+        "tmpfs",
+        &sub,
+        "tmpfs",
+        rustix::mount::MountFlags::empty(),
+        None::<&std::ffi::CStr>,
+    )
+    .unwrap();
     let run = |options: &[&str]| {
         let bundle = Bundle::new().mount("/m", "bind", host.path().to_str().unwrap(), options);
-        bundle.script("touch /m/x 2>/dev/null; echo $?; touch /m/sub/x 2>/dev/null; echo $?").stdout()
+        bundle
+            .script("touch /m/x 2>/dev/null; echo $?; touch /m/sub/x 2>/dev/null; echo $?")
+            .stdout()
     };
     assert_eq!(run(&["rbind", "ro", "rprivate"]), "1\n0\n");
     assert_eq!(run(&["rbind", "rro", "rprivate"]), "1\n1\n");
@@ -148,19 +220,44 @@ fn recursively_read_only() {
 #[test]
 fn propagation_from_the_host() {
     needs_root!();
-    use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount};
+    use rustix::mount::{
+        MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
+    };
     let host = tempfile::tempdir().unwrap();
     let path = host.path();
-    mount("tmpfs", path, "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>).unwrap();
+    mount(
+        "tmpfs",
+        path,
+        "tmpfs",
+        MountFlags::empty(),
+        None::<&std::ffi::CStr>,
+    )
+    .unwrap();
     mount_change(path, MountPropagationFlags::SHARED).unwrap();
     std::fs::create_dir(path.join("later")).unwrap();
     let see = |options: &[&str], propagation: &str| {
         let bundle = Bundle::new().mount("/m", "bind", path.to_str().unwrap(), options);
-        let bundle = bundle.set("/linux/rootfsPropagation", json!(propagation)).script("sleep 30");
+        let bundle = bundle
+            .set("/linux/rootfsPropagation", json!(propagation))
+            .script("sleep 30");
         let (fds, _out, _err) = pipes();
         let running = bundle.start(fds).unwrap();
-        mount("late", &path.join("later"), "tmpfs", MountFlags::empty(), None::<&std::ffi::CStr>).unwrap();
-        let seen = bundle.exec(&running, &["sh", "-c", "mount | grep -c 'late on /m/later'"], |_| {}).unwrap().stdout;
+        mount(
+            "late",
+            path.join("later"),
+            "tmpfs",
+            MountFlags::empty(),
+            None::<&std::ffi::CStr>,
+        )
+        .unwrap();
+        let seen = bundle
+            .exec(
+                &running,
+                &["sh", "-c", "mount | grep -c 'late on /m/later'"],
+                |_| {},
+            )
+            .unwrap()
+            .stdout;
         unmount(path.join("later"), UnmountFlags::DETACH).unwrap();
         kill(&running);
         seen.trim() == "1"
@@ -175,7 +272,11 @@ fn propagation_from_the_host() {
 fn tmpfs_keeps_permissions_of_the_image() {
     needs_root!();
     let bundle = Bundle::new().mount("/tmp", "tmpfs", "tmpfs", &["nosuid", "size=64k"]);
-    std::fs::set_permissions(bundle.lower().join("tmp"), std::os::unix::fs::PermissionsExt::from_mode(0o1777)).unwrap();
+    std::fs::set_permissions(
+        bundle.lower().join("tmp"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o1777),
+    )
+    .unwrap();
     let output = bundle.script("stat -c %a /tmp; dd if=/dev/zero of=/tmp/big bs=1k count=100 2>/dev/null; stat -c %s /tmp/big").stdout();
     assert_eq!(output, "1777\n65536\n");
 }
@@ -186,7 +287,9 @@ fn images_cannot_lead_mounts_outside() {
     let host = tempfile::tempdir().unwrap();
     let source = host.path().to_str().unwrap();
     // Symbolic links of the image, relative and absolute, stay inside.
-    let bundle = Bundle::new().mount("/link/x", "bind", source, &["rbind"]).script("mount | grep -c ' /etc/x '; ls -d /etc/x");
+    let bundle = Bundle::new()
+        .mount("/link/x", "bind", source, &["rbind"])
+        .script("mount | grep -c ' /etc/x '; ls -d /etc/x");
     symlink("../../../../../etc", bundle.lower().join("link")).unwrap();
     assert_eq!(bundle.stdout(), "1\n/etc/x\n");
     assert!(!std::path::Path::new("/etc/x").exists());
@@ -211,17 +314,35 @@ fn a_null_device_of_the_image_is_not_trusted() {
     needs_root!();
     // /dev is not mounted by us here, so /dev/null is what the image says: a link to something to be masked with.
     let mut bundle = Bundle::new();
-    bundle.spec["mounts"].as_array_mut().unwrap().retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
-    symlink("/proc/sys/kernel/core_pattern", bundle.lower().join("dev/null")).unwrap();
+    bundle.spec["mounts"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|mount| !mount["destination"].as_str().unwrap().starts_with("/dev"));
+    symlink(
+        "/proc/sys/kernel/core_pattern",
+        bundle.lower().join("dev/null"),
+    )
+    .unwrap();
     let error = bundle.run().unwrap_err();
-    assert!(matches!(error.stage, kekkai_runtime::Stage::Mask | kekkai_runtime::Stage::Device), "{error:?}");
+    assert!(
+        matches!(
+            error.stage,
+            kekkai_runtime::Stage::Mask | kekkai_runtime::Stage::Device
+        ),
+        "{error:?}"
+    );
 }
 
 #[test]
 fn old_root_is_gone() {
     needs_root!();
-    let output = Bundle::new().script("ls -a /; cat /proc/self/mountinfo | wc -l; ls /..").stdout();
-    assert!(!output.contains("lost+found") && !output.contains("srv"), "{output}");
+    let output = Bundle::new()
+        .script("ls -a /; cat /proc/self/mountinfo | wc -l; ls /..")
+        .stdout();
+    assert!(
+        !output.contains("lost+found") && !output.contains("srv"),
+        "{output}"
+    );
 }
 
 #[test]
@@ -235,6 +356,9 @@ fn a_directory_as_root() {
     let plan = kekkai_runtime::plan_container(&spec, rootfs, &options).unwrap();
     let (fds, out, err) = pipes();
     let launched = kekkai_runtime::launch_container(&plan, fds).unwrap();
-    assert_eq!(crate::support::finish(launched, out, err).stdout, "hi\n");
-    assert_eq!(std::fs::read_to_string(bundle.lower().join("x")).unwrap(), "hi\n");
+    assert_eq!(crate::support::finish(&launched, out, err).stdout, "hi\n");
+    assert_eq!(
+        std::fs::read_to_string(bundle.lower().join("x")).unwrap(),
+        "hi\n"
+    );
 }

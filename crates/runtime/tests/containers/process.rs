@@ -12,15 +12,26 @@ fn says_hello() {
     assert_eq!(Bundle::new().args(&["echo", "hello"]).stdout(), "hello\n");
     assert_eq!(Bundle::new().script("exit 7").run().unwrap().code, 7);
     // The first process of a pid namespace is only killed from outside.
-    assert_eq!(Bundle::new().script("kill -9 $$; exit 4").run().unwrap().code, 4);
+    assert_eq!(
+        Bundle::new()
+            .script("kill -9 $$; exit 4")
+            .run()
+            .unwrap()
+            .code,
+        4
+    );
 }
 
 #[test]
 fn has_namespaces_of_its_own() {
     needs_root!();
     let names = ["pid", "mnt", "uts", "ipc", "net"];
-    let script = names.map(|name| format!("readlink /proc/self/ns/{name}")).join("; ");
-    let inside = Bundle::new().script(&format!("{script}; hostname; echo $$; ps -o pid | wc -l")).stdout();
+    let script = names
+        .map(|name| format!("readlink /proc/self/ns/{name}"))
+        .join("; ");
+    let inside = Bundle::new()
+        .script(&format!("{script}; hostname; echo $$; ps -o pid | wc -l"))
+        .stdout();
     let lines: Vec<&str> = inside.lines().collect();
     for (name, line) in names.iter().zip(&lines) {
         let ours = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
@@ -32,13 +43,23 @@ fn has_namespaces_of_its_own() {
 #[test]
 fn host_and_private_cgroup_namespaces() {
     needs_root!();
-    let bundle = Bundle::new().script("cat /proc/self/cgroup; ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/tasks");
+    let bundle = Bundle::new()
+        .script("cat /proc/self/cgroup; ls /sys/fs/cgroup; cat /sys/fs/cgroup/pids/tasks");
     let output = bundle.stdout();
-    assert!(output.contains(&crate::support::cgroup(&bundle.id)), "{output}");
+    assert!(
+        output.contains(&crate::support::cgroup(&bundle.id)),
+        "{output}"
+    );
     let mut bundle = bundle;
-    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "cgroup"}));
+    bundle.spec["linux"]["namespaces"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"type": "cgroup"}));
     let output = bundle.stdout();
-    assert!(output.contains(":pids:/\n") || output.contains("0::/\n"), "{output}");
+    assert!(
+        output.contains(":pids:/\n") || output.contains("0::/\n"),
+        "{output}"
+    );
     assert!(!output.contains(&bundle.id), "{output}");
 }
 
@@ -48,7 +69,8 @@ fn joins_namespaces_of_another() {
     let first = Bundle::new().script("sleep 30");
     let (fds, _out, _err) = pipes();
     let running = first.start(fds).unwrap();
-    let mut second = Bundle::new().script("hostname; readlink /proc/self/ns/net; ps | grep -c 'sleep 3[0]'");
+    let mut second =
+        Bundle::new().script("hostname; readlink /proc/self/ns/net; ps | grep -c 'sleep 3[0]'");
     for namespace in second.spec["linux"]["namespaces"].as_array_mut().unwrap() {
         let kind = namespace["type"].as_str().unwrap().to_owned();
         let file = match kind.as_str() {
@@ -64,11 +86,17 @@ fn joins_namespaces_of_another() {
     assert_eq!(output, format!("testhost\n{}\n1\n", net.display()));
     // By descriptor: a pidfd serves for any kind.
     let mut third = Bundle::new().script("ps | grep -c 'sleep 3[0]'");
-    third.spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "ipc");
+    third.spec["linux"]["namespaces"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|namespace| namespace["type"] != "ipc");
     let (mut fds, out, err) = pipes();
     let pidfd = running.pidfd.try_clone().unwrap();
-    fds.namespaces.push(kekkai_runtime::JoinNamespace { kind: kekkai_runtime::NamespaceKind::Pid, fd: pidfd });
-    assert_eq!(finish(third.start(fds).unwrap(), out, err).stdout, "1\n");
+    fds.namespaces.push(kekkai_runtime::JoinNamespace {
+        kind: kekkai_runtime::NamespaceKind::Pid,
+        fd: pidfd,
+    });
+    assert_eq!(finish(&third.start(fds).unwrap(), out, err).stdout, "1\n");
     kill(&running);
 }
 
@@ -96,10 +124,15 @@ fn capabilities_seccomp_and_signals_are_dockers() {
 #[test]
 fn no_new_privileges() {
     needs_root!();
-    let mut bundle = Bundle::new().args(&["cat", "/proc/self/status"]).set("/process/noNewPrivileges", json!(true));
+    let mut bundle = Bundle::new()
+        .args(&["cat", "/proc/self/status"])
+        .set("/process/noNewPrivileges", json!(true));
     bundle.user = Some("daemon".into());
     let status = table(&bundle.stdout());
-    assert_eq!((status["NoNewPrivs"].as_str(), status["Seccomp"].as_str()), ("1", "2"));
+    assert_eq!(
+        (status["NoNewPrivs"].as_str(), status["Seccomp"].as_str()),
+        ("1", "2")
+    );
     assert_eq!(status["Uid"], "2\t2\t2\t2");
     assert_eq!(status["CapEff"], "0000000000000000");
     assert_eq!(status["CapBnd"], "00000000a80425fb");
@@ -110,7 +143,9 @@ fn ambient_capabilities_reach_other_users() {
     needs_root!();
     let net = json!(["CAP_NET_BIND_SERVICE"]);
     let capabilities = json!({"bounding": net, "effective": net, "permitted": net, "inheritable": net, "ambient": net});
-    let mut bundle = Bundle::new().args(&["cat", "/proc/self/status"]).set("/process/capabilities", capabilities);
+    let mut bundle = Bundle::new()
+        .args(&["cat", "/proc/self/status"])
+        .set("/process/capabilities", capabilities);
     bundle.user = Some("2".into());
     assert_eq!(table(&bundle.stdout())["CapEff"], "0000000000000400");
 }
@@ -126,8 +161,13 @@ fn seccomp_stops_what_docker_stops() {
     let mut all = DEFAULT_CAPABILITIES.to_vec();
     all.push("CAP_SYS_ADMIN");
     let seccomp = serde_json::to_value(kekkai_runtime::seccomp::docker_default(&all)).unwrap();
-    let bundle = Bundle::new().script("mount -t tmpfs x /tmp && mount | grep -c ' /tmp '").set("/linux/seccomp", seccomp);
-    let bundle = bundle.set("/process/capabilities", json!({"bounding": all, "effective": all, "permitted": all}));
+    let bundle = Bundle::new()
+        .script("mount -t tmpfs x /tmp && mount | grep -c ' /tmp '")
+        .set("/linux/seccomp", seccomp);
+    let bundle = bundle.set(
+        "/process/capabilities",
+        json!({"bounding": all, "effective": all, "permitted": all}),
+    );
     assert_eq!(bundle.stdout(), "1\n");
 }
 
@@ -135,17 +175,31 @@ fn seccomp_stops_what_docker_stops() {
 fn users_as_docker() {
     needs_root!();
     let who = |user: &str, groups: &[&str]| {
-        let mut bundle = Bundle::new().script("id -u; id -g; cat /proc/self/status | grep Groups; echo $HOME");
+        let mut bundle =
+            Bundle::new().script("id -u; id -g; cat /proc/self/status | grep Groups; echo $HOME");
         bundle.user = Some(user.into());
         bundle.groups = groups.iter().map(ToString::to_string).collect();
-        bundle.run().map(|output| output.stdout.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" "))
+        bundle.run().map(|output| {
+            output
+                .stdout
+                .split_whitespace()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+                .join(" ")
+        })
     };
     assert_eq!(who("", &[]).unwrap(), "0 0 Groups: 0 1 /root");
     assert_eq!(who("daemon", &[]).unwrap(), "2 2 Groups: 1 2 /home/daemon");
-    assert_eq!(who("daemon:audio", &["777"]).unwrap(), "2 18 Groups: 18 777 /home/daemon");
+    assert_eq!(
+        who("daemon:audio", &["777"]).unwrap(),
+        "2 18 Groups: 18 777 /home/daemon"
+    );
     assert_eq!(who("4242", &[]).unwrap(), "4242 0 Groups: 0 /");
     let error = who("nobody-here", &[]).unwrap_err();
-    assert_eq!(error.message, "unable to find user nobody-here: no matching entries in passwd file");
+    assert_eq!(
+        error.message,
+        "unable to find user nobody-here: no matching entries in passwd file"
+    );
     assert_eq!((error.exit_code(), error.class().http_status()), (125, 400));
 }
 
@@ -154,29 +208,76 @@ fn programs_that_cannot_run() {
     needs_root!();
     let fails = |args: &[&str]| {
         let error = Bundle::new().args(args).run().unwrap_err();
-        let message = error.message.strip_prefix("unable to start container process: error during container init: ");
-        (error.exit_code(), message.unwrap_or(&error.message).to_owned())
+        let message = error
+            .message
+            .strip_prefix("unable to start container process: error during container init: ");
+        (
+            error.exit_code(),
+            message.unwrap_or(&error.message).to_owned(),
+        )
     };
-    assert_eq!(fails(&["nosuch"]), (127, "exec: \"nosuch\": executable file not found in $PATH".into()));
-    assert_eq!(fails(&[""]), (127, "exec: \"\": executable file not found in $PATH".into()));
-    assert_eq!(fails(&["/nosuch"]), (127, "exec: \"/nosuch\": stat /nosuch: no such file or directory".into()));
-    assert_eq!(fails(&["/etc"]), (126, "exec: \"/etc\": is a directory: permission denied".into()));
-    assert_eq!(fails(&["/etc/passwd"]), (126, "exec: \"/etc/passwd\": permission denied".into()));
-    assert_eq!(fails(&["./x"]), (127, "exec: \"./x\": stat ./x: no such file or directory".into()));
+    assert_eq!(
+        fails(&["nosuch"]),
+        (
+            127,
+            "exec: \"nosuch\": executable file not found in $PATH".into()
+        )
+    );
+    assert_eq!(
+        fails(&[""]),
+        (127, "exec: \"\": executable file not found in $PATH".into())
+    );
+    assert_eq!(
+        fails(&["/nosuch"]),
+        (
+            127,
+            "exec: \"/nosuch\": stat /nosuch: no such file or directory".into()
+        )
+    );
+    assert_eq!(
+        fails(&["/etc"]),
+        (
+            126,
+            "exec: \"/etc\": is a directory: permission denied".into()
+        )
+    );
+    assert_eq!(
+        fails(&["/etc/passwd"]),
+        (126, "exec: \"/etc/passwd\": permission denied".into())
+    );
+    assert_eq!(
+        fails(&["./x"]),
+        (
+            127,
+            "exec: \"./x\": stat ./x: no such file or directory".into()
+        )
+    );
     // What the kernel refuses after all was found is the container's own output.
     let bundle = Bundle::new().args(&["/x"]);
     std::fs::write(bundle.lower().join("x"), "garbage").unwrap();
-    std::fs::set_permissions(bundle.lower().join("x"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::set_permissions(
+        bundle.lower().join("x"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
     let output = bundle.run().unwrap();
-    assert_eq!((output.code, output.stderr.as_str()), (255, "exec /x: exec format error\n"));
-    let cwd = Bundle::new().set("/process/cwd", json!("/etc/passwd")).run().unwrap_err();
+    assert_eq!(
+        (output.code, output.stderr.as_str()),
+        (255, "exec /x: exec format error\n")
+    );
+    let cwd = Bundle::new()
+        .set("/process/cwd", json!("/etc/passwd"))
+        .run()
+        .unwrap_err();
     assert_eq!(cwd.message, "Cannot mkdir: /etc/passwd is not a directory");
 }
 
 #[test]
 fn working_directory_is_made() {
     needs_root!();
-    let mut bundle = Bundle::new().script("pwd; stat -c '%u %a' .").set("/process/cwd", json!("/new/deep"));
+    let mut bundle = Bundle::new()
+        .script("pwd; stat -c '%u %a' .")
+        .set("/process/cwd", json!("/new/deep"));
     bundle.user = Some("daemon".into());
     assert_eq!(bundle.stdout(), "/new/deep\n0 755\n");
 }
@@ -184,14 +285,20 @@ fn working_directory_is_made() {
 #[test]
 fn no_descriptor_leaks() {
     needs_root!();
-    let bundle = Bundle::new().mount("/data", "bind", "/srv", &["rbind"]).args(&["ls", "/proc/self/fd"]);
+    let bundle = Bundle::new()
+        .mount("/data", "bind", "/srv", &["rbind"])
+        .args(&["ls", "/proc/self/fd"]);
     // 3 is the directory that ls itself reads.
     assert_eq!(bundle.stdout(), "0\n1\n2\n3\n");
     let (fds, _out, _err) = pipes();
     let sleeping = Bundle::new().script("sleep 20");
     let running = sleeping.start(fds).unwrap();
     // The launcher wakes up inside the execve, a moment before the kernel closes what is close-on-exec.
-    let count = || std::fs::read_dir(format!("/proc/{}/fd", running.pid)).unwrap().count();
+    let count = || {
+        std::fs::read_dir(format!("/proc/{}/fd", running.pid))
+            .unwrap()
+            .count()
+    };
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(5);
     while count() != 3 && std::time::Instant::now() < deadline {
         std::thread::yield_now();
@@ -204,18 +311,19 @@ fn no_descriptor_leaks() {
 fn launcher_keeps_no_descriptors() {
     needs_root!();
     let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-    let child = kekkai_sys::clone::spawn_copied(kekkai_sys::clone::CloneFlags::NONE, None, &mut || {
-        let bundle = Bundle::new();
-        bundle.run().unwrap();
-        let _ = Bundle::new().args(&["nosuch"]).run();
-        let before = count();
-        for _ in 0..5 {
-            bundle_again(&["true"]);
+    let child =
+        kekkai_sys::clone::spawn_copied(kekkai_sys::clone::CloneFlags::NONE, None, &mut || {
+            let bundle = Bundle::new();
+            bundle.run().unwrap();
             let _ = Bundle::new().args(&["nosuch"]).run();
-        }
-        i32::from(count() != before)
-    })
-    .unwrap();
+            let before = count();
+            for _ in 0..5 {
+                bundle_again(&["true"]);
+                let _ = Bundle::new().args(&["nosuch"]).run();
+            }
+            i32::from(count() != before)
+        })
+        .unwrap();
     assert_eq!(kekkai_sys::pidfd::wait_exit(&child).unwrap(), 0);
 }
 
@@ -231,10 +339,24 @@ fn sysctls_and_names() {
         .set("/linux/sysctl", json!({"net.core.somaxconn": "512", "kernel.msgmax": "9999"}))
         .set("/domainname", json!("example.test"));
     assert!(bundle.stdout().starts_with("512\n9999\ntesthost\n"));
-    let missing = Bundle::new().set("/linux/sysctl", json!({"net.ipv4.nosuch": "1"})).run().unwrap_err();
-    assert!(missing.message.contains("open sysctl net.ipv4.nosuch file"), "{missing:?}");
-    let refused = Bundle::new().set("/linux/sysctl", json!({"kernel.panic": "1"})).try_plan().unwrap_err();
-    assert!(refused.to_string().contains("not in a separate kernel namespace"), "{refused}");
+    let missing = Bundle::new()
+        .set("/linux/sysctl", json!({"net.ipv4.nosuch": "1"}))
+        .run()
+        .unwrap_err();
+    assert!(
+        missing.message.contains("open sysctl net.ipv4.nosuch file"),
+        "{missing:?}"
+    );
+    let refused = Bundle::new()
+        .set("/linux/sysctl", json!({"kernel.panic": "1"}))
+        .try_plan()
+        .unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("not in a separate kernel namespace"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -247,8 +369,17 @@ fn rlimits_and_oom_score() {
         .set("/process/oomScoreAdj", json!(321));
     assert_eq!(bundle.stdout(), "123\n456\n0\n321\n");
     let too_high = json!([{"type": "RLIMIT_NOFILE", "soft": 1u64 << 40, "hard": 1u64 << 40}]);
-    let error = Bundle::new().set("/process/rlimits", too_high).run().unwrap_err();
-    assert!(error.message.contains("error setting rlimit type 7: operation not permitted"), "{}", error.message);
+    let error = Bundle::new()
+        .set("/process/rlimits", too_high)
+        .run()
+        .unwrap_err();
+    assert!(
+        error
+            .message
+            .contains("error setting rlimit type 7: operation not permitted"),
+        "{}",
+        error.message
+    );
 }
 
 #[test]
@@ -264,19 +395,35 @@ fn exec_joins_everything() {
         let output = exec(&["readlink", &format!("/proc/self/ns/{name}")]).unwrap();
         assert_eq!(output.stdout.trim(), theirs.to_string_lossy(), "{name}");
     }
-    let output = exec(&["sh", "-c", "hostname; ps | grep -c 'sleep 3[0]'; cat /proc/self/cgroup; pwd; ls /proc/self/fd"]).unwrap();
+    let output = exec(&[
+        "sh",
+        "-c",
+        "hostname; ps | grep -c 'sleep 3[0]'; cat /proc/self/cgroup; pwd; ls /proc/self/fd",
+    ])
+    .unwrap();
     assert!(output.stdout.starts_with("testhost\n1\n"), "{output:?}");
     assert!(output.stdout.contains(&bundle.id), "{output:?}");
     assert!(output.stdout.ends_with("/\n0\n1\n2\n3\n"), "{output:?}");
     let status = table(&exec(&["cat", "/proc/self/status"]).unwrap().stdout);
-    assert_eq!((status["CapEff"].as_str(), status["Seccomp"].as_str()), ("00000000a80425fb", "2"));
-    let user = bundle.exec(&running, &["id", "-u"], |process| process["user"]["username"] = json!("daemon")).unwrap();
+    assert_eq!(
+        (status["CapEff"].as_str(), status["Seccomp"].as_str()),
+        ("00000000a80425fb", "2")
+    );
+    let user = bundle
+        .exec(&running, &["id", "-u"], |process| {
+            process["user"]["username"] = json!("daemon")
+        })
+        .unwrap();
     assert_eq!(user.stdout, "2\n");
     assert_eq!(exec(&["sh", "-c", "exit 9"]).unwrap().code, 9);
     let error = exec(&["nosuch"]).unwrap_err();
     assert_eq!(error.message, "unable to start container process: error during container init: exec: \"nosuch\": executable file not found in $PATH".replace("error during container init: ", ""));
     assert_eq!(error.kind, FailureKind::NotFound);
-    let error = bundle.exec(&running, &["true"], |process| process["cwd"] = json!("/nosuch")).unwrap_err();
+    let error = bundle
+        .exec(&running, &["true"], |process| {
+            process["cwd"] = json!("/nosuch")
+        })
+        .unwrap_err();
     assert_eq!(
         error.message,
         "unable to start container process: chdir to cwd (\"/nosuch\") set in config.json failed: no such file or directory"
@@ -292,12 +439,23 @@ fn exec_into_a_container_that_may_trace() {
     let mut all = DEFAULT_CAPABILITIES.to_vec();
     all.push("CAP_SYS_PTRACE");
     let capabilities = json!({"bounding": all, "effective": all, "permitted": all});
-    let bundle = Bundle::new().script("sleep 30").set("/process/capabilities", capabilities);
+    let bundle = Bundle::new()
+        .script("sleep 30")
+        .set("/process/capabilities", capabilities);
     let (fds, _out, _err) = pipes();
     let running = bundle.start(fds).unwrap();
-    assert_eq!(bundle.exec(&running, &["echo", "staged"], |_| {}).unwrap().stdout, "staged\n");
+    assert_eq!(
+        bundle
+            .exec(&running, &["echo", "staged"], |_| {})
+            .unwrap()
+            .stdout,
+        "staged\n"
+    );
     let error = bundle.exec(&running, &["nosuch"], |_| {}).unwrap_err();
-    assert_eq!((error.exit_code(), error.kind), (127, FailureKind::NotFound));
+    assert_eq!(
+        (error.exit_code(), error.kind),
+        (127, FailureKind::NotFound)
+    );
     kill(&running);
 }
 
@@ -306,25 +464,33 @@ fn a_child_of_the_callers_parent() {
     needs_root!();
     // Keeper → launcher → container: the container must be the keeper's child. We are the keeper here, except that a
     // test's threads share us; so another process plays it.
-    let keeper = kekkai_sys::clone::spawn_copied(kekkai_sys::clone::CloneFlags::NONE, None, &mut || {
-        let bundle = Bundle::new().script("exit 5");
-        let (mine, theirs) = kekkai_sys::socket::message_pair().unwrap();
-        let launcher = kekkai_sys::clone::spawn_copied(kekkai_sys::clone::CloneFlags::NONE, None, &mut || {
-            let (mut fds, _out, _err) = pipes();
-            fds.parent = kekkai_runtime::Parent::CallersParent;
-            let launched = bundle.start(fds).unwrap();
-            kekkai_sys::socket::send(&theirs, &launched.pid.to_le_bytes(), &[]).unwrap();
-            0
+    let keeper =
+        kekkai_sys::clone::spawn_copied(kekkai_sys::clone::CloneFlags::NONE, None, &mut || {
+            let bundle = Bundle::new().script("exit 5");
+            let (mine, theirs) = kekkai_sys::socket::message_pair().unwrap();
+            let launcher = kekkai_sys::clone::spawn_copied(
+                kekkai_sys::clone::CloneFlags::NONE,
+                None,
+                &mut || {
+                    let (mut fds, _out, _err) = pipes();
+                    fds.parent = kekkai_runtime::Parent::CallersParent;
+                    let launched = bundle.start(fds).unwrap();
+                    kekkai_sys::socket::send(&theirs, &launched.pid.to_le_bytes(), &[]).unwrap();
+                    0
+                },
+            )
+            .unwrap();
+            kekkai_sys::pidfd::wait_exit(&launcher).unwrap();
+            let mut buffer = [0u8; 4];
+            kekkai_sys::socket::receive(&mine, &mut buffer).unwrap();
+            let pidfd = kekkai_sys::pidfd::open(i32::from_le_bytes(buffer)).unwrap();
+            let child = kekkai_sys::clone::Child {
+                pid: i32::from_le_bytes(buffer),
+                pidfd,
+            };
+            i32::from(kekkai_sys::pidfd::wait_exit(&child) != Ok(5 << 8))
         })
         .unwrap();
-        kekkai_sys::pidfd::wait_exit(&launcher).unwrap();
-        let mut buffer = [0u8; 4];
-        kekkai_sys::socket::receive(&mine, &mut buffer).unwrap();
-        let pidfd = kekkai_sys::pidfd::open(i32::from_le_bytes(buffer)).unwrap();
-        let child = kekkai_sys::clone::Child { pid: i32::from_le_bytes(buffer), pidfd };
-        i32::from(kekkai_sys::pidfd::wait_exit(&child) != Ok(5 << 8))
-    })
-    .unwrap();
     assert_eq!(kekkai_sys::pidfd::wait_exit(&keeper).unwrap(), 0);
 }
 
@@ -336,21 +502,31 @@ fn environment_is_the_containers() {
     lines.sort_unstable();
     assert_eq!(
         lines,
-        ["HOME=/root", "HOSTNAME=testhost", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
+        [
+            "HOME=/root",
+            "HOSTNAME=testhost",
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        ]
     );
     let big = "x".repeat(100_000);
-    let bundle = Bundle::new().script("echo ${#BIG}").set("/process/env", json!([format!("BIG={big}"), "PATH=/bin"]));
+    let bundle = Bundle::new()
+        .script("echo ${#BIG}")
+        .set("/process/env", json!([format!("BIG={big}"), "PATH=/bin"]));
     assert_eq!(bundle.stdout(), "100000\n");
 }
 
 #[test]
 fn stdio_belongs_to_the_user() {
     needs_root!();
-    let mut bundle = Bundle::new().script("echo again > /dev/stdout; echo err > /dev/stderr; cat; readlink /proc/self/fd/0");
+    let mut bundle = Bundle::new()
+        .script("echo again > /dev/stdout; echo err > /dev/stderr; cat; readlink /proc/self/fd/0");
     bundle.user = Some("daemon".into());
     let (fds, out, err) = pipes();
-    let output = finish(bundle.start(fds).unwrap(), out, err);
-    assert_eq!((output.stdout.as_str(), output.stderr.as_str()), ("again\n/dev/null\n", "err\n"));
+    let output = finish(&bundle.start(fds).unwrap(), out, err);
+    assert_eq!(
+        (output.stdout.as_str(), output.stderr.as_str()),
+        ("again\n/dev/null\n", "err\n")
+    );
 }
 
 #[test]
@@ -362,5 +538,8 @@ fn reaping_is_left_to_the_parent() {
     drop((out, err));
     assert_eq!(wait(&running), 0);
     let status = kekkai_sys::pidfd::exit_status(std::os::fd::AsFd::as_fd(&running.pidfd));
-    assert!(matches!(status, Ok(Some(0)) | Err(kekkai_sys::Errno::OPNOTSUPP)), "{status:?}");
+    assert!(
+        matches!(status, Ok(Some(0)) | Err(kekkai_sys::Errno::OPNOTSUPP)),
+        "{status:?}"
+    );
 }

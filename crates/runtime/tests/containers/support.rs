@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use kekkai_cgroups::Cgroup;
 use kekkai_oci::runtime::Spec;
 use kekkai_runtime::{
-    ContainerPlan, ExecTarget, LaunchError, LaunchFds, Launched, Parent, PlanOptions, RootfsSource, Stdio, launch_container,
-    launch_exec, plan_container, plan_exec,
+    ContainerPlan, ExecTarget, LaunchError, LaunchFds, Launched, Parent, PlanOptions, RootfsSource,
+    Stdio, launch_container, launch_exec, plan_container, plan_exec,
 };
 use serde_json::{Value, json};
 
@@ -46,14 +46,27 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Bundle {
     pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("kkrt").tempdir_in("/dev/shm").unwrap();
-        let id = format!("t{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let dir = tempfile::Builder::new()
+            .prefix("kkrt")
+            .tempdir_in("/dev/shm")
+            .unwrap();
+        let id = format!(
+            "t{}-{}",
+            std::process::id(),
+            NUMBER.fetch_add(1, Ordering::Relaxed)
+        );
         for name in ["lower", "upper"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
         fill(&dir.path().join("lower"));
         let spec = docker_spec(&id);
-        Self { dir, id, spec, user: None, groups: Vec::new() }
+        Self {
+            dir,
+            id,
+            spec,
+            user: None,
+            groups: Vec::new(),
+        }
     }
 
     pub(crate) fn lower(&self) -> PathBuf {
@@ -73,8 +86,15 @@ impl Bundle {
         self.args(&["/bin/sh", "-c", script])
     }
 
-    pub(crate) fn mount(mut self, destination: &str, typ: &str, source: &str, options: &[&str]) -> Self {
-        let mount = json!({"destination": destination, "type": typ, "source": source, "options": options});
+    pub(crate) fn mount(
+        mut self,
+        destination: &str,
+        typ: &str,
+        source: &str,
+        options: &[&str],
+    ) -> Self {
+        let mount =
+            json!({"destination": destination, "type": typ, "source": source, "options": options});
         self.spec["mounts"].as_array_mut().unwrap().push(mount);
         self
     }
@@ -95,7 +115,11 @@ impl Bundle {
             lower: vec![self.lower()],
             upper: self.upper(),
             // A fresh one for every start, as the engine does.
-            work: tempfile::Builder::new().prefix("work").tempdir_in(self.dir.path()).unwrap().keep(),
+            work: tempfile::Builder::new()
+                .prefix("work")
+                .tempdir_in(self.dir.path())
+                .unwrap()
+                .keep(),
             volatile: true,
         };
         let mut options = PlanOptions::default();
@@ -115,7 +139,7 @@ impl Bundle {
     pub(crate) fn run(&self) -> Result<Output, LaunchError> {
         let (fds, out, err) = pipes();
         let launched = self.start(fds)?;
-        Ok(finish(launched, out, err))
+        Ok(finish(&launched, out, err))
     }
 
     /// The output of a run that must succeed.
@@ -125,7 +149,12 @@ impl Bundle {
         output.stdout
     }
 
-    pub(crate) fn exec(&self, target: &Launched, args: &[&str], change: impl FnOnce(&mut Value)) -> Result<Output, LaunchError> {
+    pub(crate) fn exec(
+        &self,
+        target: &Launched,
+        args: &[&str],
+        change: impl FnOnce(&mut Value),
+    ) -> Result<Output, LaunchError> {
         let mut process = self.spec["process"].clone();
         process["args"] = json!(args);
         change(&mut process);
@@ -133,8 +162,12 @@ impl Bundle {
         let plan = plan_exec(&process, &self.plan()).unwrap();
         let plan = kekkai_runtime::ExecPlan::from_bytes(&plan.to_bytes().unwrap()).unwrap();
         let (fds, out, err) = pipes();
-        let target = ExecTarget { pid: target.pid, pidfd: target.pidfd.as_fd(), devpts: None };
-        Ok(finish(launch_exec(&plan, &target, fds)?, out, err))
+        let target = ExecTarget {
+            pid: target.pid,
+            pidfd: target.pidfd.as_fd(),
+            devpts: None,
+        };
+        Ok(finish(&launch_exec(&plan, &target, fds)?, out, err))
     }
 }
 
@@ -162,23 +195,45 @@ pub(crate) fn cgroup(id: &str) -> String {
 pub(crate) fn pipes() -> (LaunchFds, OwnedFd, OwnedFd) {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let ((out, stdout), (err, stderr)) = (pipe(), pipe());
-    let stdio = Stdio::Pipes { stdin: None, stdout: Some(stdout), stderr: Some(stderr) };
-    (LaunchFds { stdio, netns: None, namespaces: Vec::new(), parent: Parent::Caller }, out, err)
+    let stdio = Stdio::Pipes {
+        stdin: None,
+        stdout: Some(stdout),
+        stderr: Some(stderr),
+    };
+    (
+        LaunchFds {
+            stdio,
+            netns: None,
+            namespaces: Vec::new(),
+            parent: Parent::Caller,
+        },
+        out,
+        err,
+    )
 }
 
-pub(crate) fn finish(launched: Launched, out: OwnedFd, err: OwnedFd) -> Output {
+pub(crate) fn finish(launched: &Launched, out: OwnedFd, err: OwnedFd) -> Output {
     let mut stdout = String::new();
     let mut stderr = String::new();
     File::from(out).read_to_string(&mut stdout).unwrap();
     File::from(err).read_to_string(&mut stderr).unwrap();
-    Output { code: wait(&launched), stdout, stderr }
+    Output {
+        code: wait(launched),
+        stdout,
+        stderr,
+    }
 }
 
 /// Reaps; the code as a shell tells it.
 pub(crate) fn wait(launched: &Launched) -> i32 {
     let pid = rustix::process::Pid::from_raw(launched.pid).unwrap();
-    let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap().unwrap();
-    status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)).unwrap()
+    let (_, status) = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty())
+        .unwrap()
+        .unwrap();
+    status
+        .exit_status()
+        .or_else(|| status.terminating_signal().map(|signal| 128 + signal))
+        .unwrap()
 }
 
 pub(crate) fn kill(launched: &Launched) {
@@ -187,10 +242,22 @@ pub(crate) fn kill(launched: &Launched) {
 }
 
 fn fill(root: &Path) {
-    for name in ["bin", "etc", "tmp", "proc", "dev", "sys", "root", "home/daemon"] {
+    for name in [
+        "bin",
+        "etc",
+        "tmp",
+        "proc",
+        "dev",
+        "sys",
+        "root",
+        "home/daemon",
+    ] {
         std::fs::create_dir_all(root.join(name)).unwrap();
     }
-    let busybox = BUSYBOX.iter().find(|path| Path::new(path).exists()).unwrap();
+    let busybox = BUSYBOX
+        .iter()
+        .find(|path| Path::new(path).exists())
+        .unwrap();
     std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
     let applets = "sh ls cat echo id true false sleep mkdir touch mount umount readlink stat pwd hostname ps kill env printf \
                    dd head tail grep wc tty stty chmod ln rm mknod dirname seq test cut sort su chown sync ip taskset dnsdomainname";
@@ -199,12 +266,28 @@ fn fill(root: &Path) {
     }
     let passwd = "root:x:0:0:root:/root:/bin/sh\ndaemon:x:2:2:daemon:/home/daemon:/bin/sh\n";
     std::fs::write(root.join("etc/passwd"), passwd).unwrap();
-    std::fs::write(root.join("etc/group"), "root:x:0:\nbin:x:1:root,daemon\ndaemon:x:2:\naudio:x:18:\n").unwrap();
+    std::fs::write(
+        root.join("etc/group"),
+        "root:x:0:\nbin:x:1:root,daemon\ndaemon:x:2:\naudio:x:18:\n",
+    )
+    .unwrap();
 }
 
 pub(crate) const DEFAULT_CAPABILITIES: [&str; 14] = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-    "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FSETID",
+    "CAP_FOWNER",
+    "CAP_MKNOD",
+    "CAP_NET_RAW",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETFCAP",
+    "CAP_SETPCAP",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_SYS_CHROOT",
+    "CAP_KILL",
+    "CAP_AUDIT_WRITE",
 ];
 
 /// What dockerd 28 makes of `docker run IMAGE`, without the files it binds.
@@ -247,5 +330,8 @@ pub(crate) fn docker_spec(id: &str) -> Value {
 
 /// Lines `key:<space>value` as a table.
 pub(crate) fn table(text: &str) -> HashMap<String, String> {
-    text.lines().filter_map(|line| line.split_once(':')).map(|(key, value)| (key.trim().into(), value.trim().into())).collect()
+    text.lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(key, value)| (key.trim().into(), value.trim().into()))
+        .collect()
 }

@@ -20,7 +20,12 @@ fn drain(master: &OwnedFd) -> String {
 
 fn start(bundle: &Bundle) -> Launched {
     let (mut fds, _out, _err) = pipes();
-    fds.stdio = Stdio::Terminal { size: Some(WindowSize { rows: 33, columns: 99 }) };
+    fds.stdio = Stdio::Terminal {
+        size: Some(WindowSize {
+            rows: 33,
+            columns: 99,
+        }),
+    };
     bundle.start(fds).unwrap()
 }
 
@@ -28,18 +33,25 @@ fn start(bundle: &Bundle) -> Launched {
 fn of_the_container() {
     needs_root!();
     let script = "tty; stty size; ls -l /dev/console /dev/pts/0 | cut -c1-10; id -u; echo x > /dev/console; echo y > /dev/tty; ls /proc/self/fd | wc -l";
-    let mut bundle = Bundle::new().set("/process/terminal", json!(true)).script(script);
+    let mut bundle = Bundle::new()
+        .set("/process/terminal", json!(true))
+        .script(script);
     bundle.user = Some("daemon".into());
     let launched = start(&bundle);
     let output = drain(&launched.console.as_ref().unwrap().master);
     assert_eq!(wait(&launched), 0, "{output}");
-    assert_eq!(output, "/dev/pts/0\n33 99\ncrw--w----\ncrw--w----\n2\nx\ny\n4\n", "{output}");
+    assert_eq!(
+        output, "/dev/pts/0\n33 99\ncrw--w----\ncrw--w----\n2\nx\ny\n4\n",
+        "{output}"
+    );
 }
 
 #[test]
 fn is_the_controlling_one() {
     needs_root!();
-    let bundle = Bundle::new().set("/process/terminal", json!(true)).script("trap 'echo got; exit 3' INT; sleep 30 & wait");
+    let bundle = Bundle::new()
+        .set("/process/terminal", json!(true))
+        .script("trap 'echo got; exit 3' INT; sleep 30 & wait");
     let launched = start(&bundle);
     let master = &launched.console.as_ref().unwrap().master;
     std::thread::sleep(std::time::Duration::from_millis(300));
@@ -56,12 +68,26 @@ fn of_an_exec_session() {
     let (fds, _out, _err) = pipes();
     let running = bundle.start(fds).unwrap();
     let mut process = bundle.spec["process"].clone();
-    process["args"] = json!(["sh", "-c", "tty; stty size; echo $((6*7)); test -t 0 && echo yes"]);
+    process["args"] = json!([
+        "sh",
+        "-c",
+        "tty; stty size; echo $((6*7)); test -t 0 && echo yes"
+    ]);
     process["terminal"] = json!(true);
-    let plan: ExecPlan = plan_exec(&serde_json::from_value(process).unwrap(), &bundle.plan()).unwrap();
+    let plan: ExecPlan =
+        plan_exec(&serde_json::from_value(process).unwrap(), &bundle.plan()).unwrap();
     let (mut fds, _out, _err) = pipes();
-    fds.stdio = Stdio::Terminal { size: Some(WindowSize { rows: 10, columns: 20 }) };
-    let target = ExecTarget { pid: running.pid, pidfd: running.pidfd.as_fd(), devpts: None };
+    fds.stdio = Stdio::Terminal {
+        size: Some(WindowSize {
+            rows: 10,
+            columns: 20,
+        }),
+    };
+    let target = ExecTarget {
+        pid: running.pid,
+        pidfd: running.pidfd.as_fd(),
+        devpts: None,
+    };
     let launched = launch_exec(&plan, &target, fds).unwrap();
     let output = drain(&launched.console.as_ref().unwrap().master);
     assert_eq!(wait(&launched), 0, "{output}");
