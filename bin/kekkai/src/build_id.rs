@@ -15,8 +15,9 @@ pub(crate) fn current() -> String {
     let Ok(mut file) = File::open("/proc/self/exe") else {
         return String::from("0.0-unknown");
     };
-    let (seconds, nanos, size) =
-        file.metadata().map_or((0, 0, 0), |data| (data.mtime(), data.mtime_nsec(), data.size()));
+    let (seconds, nanos, size) = file.metadata().map_or((0, 0, 0), |data| {
+        (data.mtime(), data.mtime_nsec(), data.size())
+    });
     let mut head = [0u8; 4096];
     let read = file.read(&mut head).unwrap_or(0);
     let hash = gnu_build_id(&head[..read]).map_or_else(
@@ -46,13 +47,20 @@ fn gnu_build_id(head: &[u8]) -> Option<&[u8]> {
     loop {
         let header = head.get(at.checked_sub(12)?..at)?;
         let word = |offset: usize| -> Option<u32> {
-            Some(u32::from_ne_bytes(header.get(offset..offset + 4)?.try_into().ok()?))
+            Some(u32::from_ne_bytes(
+                header.get(offset..offset + 4)?.try_into().ok()?,
+            ))
         };
         if word(0)? == 4 && word(8)? == NT_GNU_BUILD_ID {
             let length = usize::try_from(word(4)?).ok()?;
-            return (length <= 64).then(|| head.get(at + 4..at + 4 + length)).flatten();
+            return (length <= 64)
+                .then(|| head.get(at + 4..at + 4 + length))
+                .flatten();
         }
-        at += 4 + head.get(at + 4..)?.windows(4).position(|window| window == b"GNU\0")?;
+        at += 4 + head
+            .get(at + 4..)?
+            .windows(4)
+            .position(|window| window == b"GNU\0")?;
     }
 }
 
@@ -63,7 +71,10 @@ mod tests {
     #[test]
     fn this_executable_has_an_id_and_is_not_newer_than_itself() {
         let id = current();
-        assert!(id.split_once('-').is_some_and(|(_, hash)| !hash.is_empty()), "{id}");
+        assert!(
+            id.split_once('-').is_some_and(|(_, hash)| !hash.is_empty()),
+            "{id}"
+        );
         assert!(!is_newer(&id, &id));
     }
 

@@ -31,7 +31,8 @@ pub fn full_body(bytes: impl Into<Bytes>) -> Body {
 
 /// A body read from `reader` until its end, sent in chunks.
 pub fn reader_body(reader: impl AsyncRead + Send + 'static) -> Body {
-    let stream = tokio_util::io::ReaderStream::with_capacity(reader, READ_SIZE).map(|chunk| chunk.map(Frame::data));
+    let stream = tokio_util::io::ReaderStream::with_capacity(reader, READ_SIZE)
+        .map(|chunk| chunk.map(Frame::data));
     StreamBody::new(stream).boxed_unsync()
 }
 
@@ -39,7 +40,10 @@ pub fn reader_body(reader: impl AsyncRead + Send + 'static) -> Body {
 #[must_use]
 pub fn channel_body(receiver: tokio::sync::mpsc::Receiver<std::io::Result<Bytes>>) -> Body {
     let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|chunk| (chunk.map(Frame::data), receiver))
+        receiver
+            .recv()
+            .await
+            .map(|chunk| (chunk.map(Frame::data), receiver))
     });
     StreamBody::new(stream).boxed_unsync()
 }

@@ -57,7 +57,9 @@ pub fn config_dir(chosen: Option<&Path>, environment: impl Fn(&str) -> Option<St
     match (chosen, set("DOCKER_CONFIG")) {
         (Some(path), _) => path.to_path_buf(),
         (None, Some(path)) => PathBuf::from(path),
-        (None, None) => Path::new(&set("HOME").unwrap_or_else(|| String::from("/"))).join(".docker"),
+        (None, None) => {
+            Path::new(&set("HOME").unwrap_or_else(|| String::from("/"))).join(".docker")
+        }
     }
 }
 
@@ -71,12 +73,18 @@ pub struct ConfigFile {
 impl ConfigFile {
     /// The configuration in `directory`; nothing is read yet.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), content: OnceCell::new() }
+        Self {
+            directory: directory.into(),
+            content: OnceCell::new(),
+        }
     }
 
     /// A configuration that says nothing.
     pub fn empty(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), content: OnceCell::from((Map::new(), None)) }
+        Self {
+            directory: directory.into(),
+            content: OnceCell::from((Map::new(), None)),
+        }
     }
 
     /// Its directory.
@@ -97,12 +105,17 @@ impl ConfigFile {
             let read = || -> Result<Map<String, Value>, String> {
                 let file = match std::fs::File::open(&path) {
                     Ok(file) => file,
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                        return Ok(Map::new());
+                    }
                     Err(error) => return Err(error.to_string()),
                 };
                 let mut text = String::new();
-                std::io::Read::read_to_string(&mut std::io::Read::take(file, MAX_CONFIG), &mut text)
-                    .map_err(|error| error.to_string())?;
+                std::io::Read::read_to_string(
+                    &mut std::io::Read::take(file, MAX_CONFIG),
+                    &mut text,
+                )
+                .map_err(|error| error.to_string())?;
                 if text.trim().is_empty() {
                     return Ok(Map::new());
                 }
@@ -110,7 +123,13 @@ impl ConfigFile {
             };
             match read() {
                 Ok(map) => (map, None),
-                Err(why) => (Map::new(), Some(format!("Error loading config file: {}: {why}", path.display()))),
+                Err(why) => (
+                    Map::new(),
+                    Some(format!(
+                        "Error loading config file: {}: {why}",
+                        path.display()
+                    )),
+                ),
             }
         })
     }
@@ -118,20 +137,31 @@ impl ConfigFile {
     /// What was wrong with the file, if it was read and was wrong.
     #[must_use]
     pub fn warning(&self) -> Option<&str> {
-        self.content.get().and_then(|(_, warning)| warning.as_deref())
+        self.content
+            .get()
+            .and_then(|(_, warning)| warning.as_deref())
     }
 
     /// A text value of the top level (`psFormat`, `detachKeys`, …), unless empty.
     #[must_use]
     pub fn text(&self, key: &str) -> Option<String> {
-        self.load().0.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned)
+        self.load()
+            .0
+            .get(key)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+            .map(str::to_owned)
     }
 
     /// An object of texts of the top level (`HttpHeaders`, `credHelpers`).
     #[must_use]
     pub fn texts(&self, key: &str) -> Vec<(String, String)> {
         let entries = self.load().0.get(key).and_then(Value::as_object);
-        entries.into_iter().flatten().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+        entries
+            .into_iter()
+            .flatten()
+            .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+            .collect()
     }
 
     /// The current context's name, if one is set.
@@ -143,8 +173,12 @@ impl ConfigFile {
     /// The proxies that containers should see: (variable, value) for the daemon at `host`.
     #[must_use]
     pub fn proxy_variables(&self, host: &str) -> Vec<(String, String)> {
-        let Some(proxies) = self.load().0.get("proxies") else { return Vec::new() };
-        let Some(proxy) = proxies.get(host).or_else(|| proxies.get("default")) else { return Vec::new() };
+        let Some(proxies) = self.load().0.get("proxies") else {
+            return Vec::new();
+        };
+        let Some(proxy) = proxies.get(host).or_else(|| proxies.get("default")) else {
+            return Vec::new();
+        };
         let names = [
             ("httpProxy", "HTTP_PROXY"),
             ("httpsProxy", "HTTPS_PROXY"),
@@ -154,7 +188,11 @@ impl ConfigFile {
         ];
         let mut variables = Vec::new();
         for (key, variable) in names {
-            if let Some(value) = proxy.get(key).and_then(Value::as_str).filter(|value| !value.is_empty()) {
+            if let Some(value) = proxy
+                .get(key)
+                .and_then(Value::as_str)
+                .filter(|value| !value.is_empty())
+            {
                 variables.push((variable.to_owned(), value.to_owned()));
                 variables.push((variable.to_lowercase(), value.to_owned()));
             }
@@ -181,7 +219,11 @@ impl ConfigFile {
                 .map(|(key, value)| (key.as_str(), value))?,
         };
         let mut entry: AuthEntry = serde_json::from_value(value.clone()).ok()?;
-        if let Some(encoded) = value.get("auth").and_then(Value::as_str).filter(|text| !text.is_empty()) {
+        if let Some(encoded) = value
+            .get("auth")
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+        {
             let decoded = String::from_utf8(STANDARD.decode(encoded).ok()?).ok()?;
             let (username, password) = decoded.split_once(':')?;
             entry.username = username.to_owned();
@@ -201,9 +243,14 @@ impl ConfigFile {
             return Err(ClientError::Configuration(warning.clone()));
         }
         let mut content = content.clone();
-        let auths = content.entry("auths").or_insert_with(|| Value::Object(Map::new()));
+        let auths = content
+            .entry("auths")
+            .or_insert_with(|| Value::Object(Map::new()));
         let Some(auths) = auths.as_object_mut() else {
-            return Err(ClientError::Configuration(format!("{}: \"auths\" is not an object", self.path().display())));
+            return Err(ClientError::Configuration(format!(
+                "{}: \"auths\" is not an object",
+                self.path().display()
+            )));
         };
         match entry {
             Some(entry) => {
@@ -213,7 +260,10 @@ impl ConfigFile {
                     value.insert("auth".to_owned(), Value::String(pair));
                 }
                 if !entry.identitytoken.is_empty() {
-                    value.insert("identitytoken".to_owned(), Value::String(entry.identitytoken.clone()));
+                    value.insert(
+                        "identitytoken".to_owned(),
+                        Value::String(entry.identitytoken.clone()),
+                    );
                 }
                 auths.insert(server.to_owned(), Value::Object(value));
             }
@@ -227,14 +277,20 @@ impl ConfigFile {
     /// Writes the file anew: a private temporary beside it, then a rename.
     fn save(&self, content: &Map<String, Value>) -> Result<(), ClientError> {
         let failed = |error: std::io::Error| {
-            ClientError::Configuration(format!("could not write {}: {error}", self.path().display()))
+            ClientError::Configuration(format!(
+                "could not write {}: {error}",
+                self.path().display()
+            ))
         };
         let mut text = Vec::new();
-        let mut serializer =
-            serde_json::Serializer::with_formatter(&mut text, serde_json::ser::PrettyFormatter::with_indent(b"\t"));
+        let mut serializer = serde_json::Serializer::with_formatter(
+            &mut text,
+            serde_json::ser::PrettyFormatter::with_indent(b"\t"),
+        );
         serde::Serialize::serialize(content, &mut serializer)?;
         std::fs::create_dir_all(&self.directory).map_err(failed)?;
-        let path = std::fs::read_link(self.path()).map_or_else(|_| self.path(), |target| self.directory.join(target));
+        let path = std::fs::read_link(self.path())
+            .map_or_else(|_| self.path(), |target| self.directory.join(target));
         let temporary = path.with_extension(format!("json{}", std::process::id()));
         let mut file = std::fs::OpenOptions::new()
             .write(true)
@@ -243,14 +299,19 @@ impl ConfigFile {
             .mode(0o600)
             .open(&temporary)
             .map_err(failed)?;
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(failed)?;
+        file.write_all(&text)
+            .and_then(|()| file.sync_all())
+            .map_err(failed)?;
         std::fs::rename(&temporary, &path).map_err(failed)
     }
 }
 
 /// The host part of a registry written as a URL or bare.
 fn host_of(server: &str) -> &str {
-    let rest = server.strip_prefix("https://").or_else(|| server.strip_prefix("http://")).unwrap_or(server);
+    let rest = server
+        .strip_prefix("https://")
+        .or_else(|| server.strip_prefix("http://"))
+        .unwrap_or(server);
     rest.split('/').next().unwrap_or(rest)
 }
 
@@ -261,18 +322,33 @@ mod tests {
     #[test]
     fn login_keeps_unknown_keys() {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("config.json"), r#"{"zzz": {"a": [1]}, "psFormat": "x"}"#).unwrap();
+        std::fs::write(
+            directory.path().join("config.json"),
+            r#"{"zzz": {"a": [1]}, "psFormat": "x"}"#,
+        )
+        .unwrap();
         let config = ConfigFile::new(directory.path());
-        let entry = AuthEntry { username: "u".into(), password: "p:q".into(), ..AuthEntry::default() };
+        let entry = AuthEntry {
+            username: "u".into(),
+            password: "p:q".into(),
+            ..AuthEntry::default()
+        };
         config.store_auth("localhost:5000", Some(&entry)).unwrap();
         let again = ConfigFile::new(directory.path());
         let read = again.stored_auth("localhost:5000").unwrap();
-        assert_eq!((read.username.as_str(), read.password.as_str()), ("u", "p:q"));
+        assert_eq!(
+            (read.username.as_str(), read.password.as_str()),
+            ("u", "p:q")
+        );
         assert_eq!(again.text("psFormat").as_deref(), Some("x"));
         let raw = std::fs::read_to_string(again.path()).unwrap();
         assert!(raw.contains("\"zzz\""), "{raw}");
         again.store_auth("localhost:5000", None).unwrap();
-        assert!(ConfigFile::new(directory.path()).stored_auth("localhost:5000").is_none());
+        assert!(
+            ConfigFile::new(directory.path())
+                .stored_auth("localhost:5000")
+                .is_none()
+        );
     }
 
     #[test]
@@ -290,6 +366,12 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let text = r#"{"auths": {"https://reg.example/v1/": {"auth": "dTpw"}}}"#;
         std::fs::write(directory.path().join("config.json"), text).unwrap();
-        assert_eq!(ConfigFile::new(directory.path()).stored_auth("reg.example").unwrap().username, "u");
+        assert_eq!(
+            ConfigFile::new(directory.path())
+                .stored_auth("reg.example")
+                .unwrap()
+                .username,
+            "u"
+        );
     }
 }

@@ -29,13 +29,21 @@ macro_rules! each {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         each!(self, stream => Pin::new(stream).poll_read(cx, buffer))
     }
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         each!(self, stream => Pin::new(stream).poll_write(cx, bytes))
     }
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -65,7 +73,9 @@ pub(crate) async fn open(endpoint: &Endpoint) -> Result<http1::SendRequest<Body>
     let failed = |source: io::Error| connect_error(endpoint, source);
     let socket = match &endpoint.transport {
         Transport::Unix(path) => Socket::Unix(UnixStream::connect(path).await.map_err(failed)?),
-        Transport::Tcp { host, port, tls, .. } => {
+        Transport::Tcp {
+            host, port, tls, ..
+        } => {
             let stream = connect_tcp(host, *port).await.map_err(failed)?;
             stream.set_nodelay(true).map_err(failed)?;
             match tls {
@@ -74,12 +84,16 @@ pub(crate) async fn open(endpoint: &Endpoint) -> Result<http1::SendRequest<Body>
                     let name = rustls::pki_types::ServerName::try_from(host.clone())
                         .map_err(|error| ClientError::Configuration(format!("{host}: {error}")))?;
                     let connector = tokio_rustls::TlsConnector::from(files.client_config()?);
-                    Socket::Tls(Box::new(connector.connect(name, stream).await.map_err(failed)?))
+                    Socket::Tls(Box::new(
+                        connector.connect(name, stream).await.map_err(failed)?,
+                    ))
                 }
             }
         }
     };
-    let (sender, connection) = http1::Builder::new().handshake(TokioIo::new(socket)).await?;
+    let (sender, connection) = http1::Builder::new()
+        .handshake(TokioIo::new(socket))
+        .await?;
     tokio::spawn(async move {
         // Whoever uses the connection sees the error; there is nobody else to tell.
         let _ = connection.with_upgrades().await;
@@ -96,8 +110,16 @@ async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
         .map_err(io::Error::other)?
         .build()
         .map_err(io::Error::other)?;
-    let mut last = io::Error::new(io::ErrorKind::NotFound, format!("lookup {host}: no such host"));
-    for address in resolver.lookup_ip(host).await.map_err(io::Error::other)?.iter() {
+    let mut last = io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("lookup {host}: no such host"),
+    );
+    for address in resolver
+        .lookup_ip(host)
+        .await
+        .map_err(io::Error::other)?
+        .iter()
+    {
         match TcpStream::connect(std::net::SocketAddr::new(address, port)).await {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
@@ -109,13 +131,18 @@ async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
 fn connect_error(endpoint: &Endpoint, source: io::Error) -> ClientError {
     let host = endpoint.url.clone();
     match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning { host },
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            ClientError::NotRunning { host }
+        }
         io::ErrorKind::PermissionDenied => {
             let group = match &endpoint.transport {
                 Transport::Unix(path) => socket_group(path),
                 Transport::Tcp { .. } => None,
             };
-            ClientError::PermissionDenied { host, group: group.unwrap_or_else(|| String::from("kekkai")) }
+            ClientError::PermissionDenied {
+                host,
+                group: group.unwrap_or_else(|| String::from("kekkai")),
+            }
         }
         _ => ClientError::Connect { host, source },
     }

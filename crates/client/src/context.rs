@@ -32,14 +32,21 @@ impl ContextStore {
     /// The contexts under `config_directory`.
     #[must_use]
     pub fn new(config_directory: &Path) -> Self {
-        Self { root: config_directory.join("contexts") }
+        Self {
+            root: config_directory.join("contexts"),
+        }
     }
 
     /// All contexts, by name.
     #[must_use]
     pub fn list(&self) -> Vec<Context> {
-        let Ok(entries) = std::fs::read_dir(self.root.join("meta")) else { return Vec::new() };
-        let mut all: Vec<Context> = entries.flatten().filter_map(|entry| self.read(&entry.path())).collect();
+        let Ok(entries) = std::fs::read_dir(self.root.join("meta")) else {
+            return Vec::new();
+        };
+        let mut all: Vec<Context> = entries
+            .flatten()
+            .filter_map(|entry| self.read(&entry.path()))
+            .collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -49,23 +56,35 @@ impl ContextStore {
     /// # Errors
     /// There is none.
     pub fn load(&self, name: &str) -> Result<Context, ClientError> {
-        self.list().into_iter().find(|context| context.name == name).ok_or_else(|| {
-            ClientError::Configuration(format!(
-                "context \"{name}\": context not found: open {}: no such file or directory",
-                self.root.join("meta").display()
-            ))
-        })
+        self.list()
+            .into_iter()
+            .find(|context| context.name == name)
+            .ok_or_else(|| {
+                ClientError::Configuration(format!(
+                    "context \"{name}\": context not found: open {}: no such file or directory",
+                    self.root.join("meta").display()
+                ))
+            })
     }
 
     fn read(&self, directory: &Path) -> Option<Context> {
-        let meta: Value = serde_json::from_slice(&std::fs::read(directory.join("meta.json")).ok()?).ok()?;
+        let meta: Value =
+            serde_json::from_slice(&std::fs::read(directory.join("meta.json")).ok()?).ok()?;
         let endpoint = &meta["Endpoints"]["docker"];
         let skip = endpoint["SkipTLSVerify"].as_bool().unwrap_or(false);
-        let tls_directory = self.root.join("tls").join(directory.file_name()?).join("docker");
-        let tls = (skip || tls_directory.is_dir()).then(|| TlsFiles::in_directory(&tls_directory, skip));
+        let tls_directory = self
+            .root
+            .join("tls")
+            .join(directory.file_name()?)
+            .join("docker");
+        let tls =
+            (skip || tls_directory.is_dir()).then(|| TlsFiles::in_directory(&tls_directory, skip));
         Some(Context {
             name: meta["Name"].as_str()?.to_owned(),
-            description: meta["Metadata"]["Description"].as_str().unwrap_or("").to_owned(),
+            description: meta["Metadata"]["Description"]
+                .as_str()
+                .unwrap_or("")
+                .to_owned(),
             host: endpoint["Host"].as_str()?.to_owned(),
             tls,
         })
@@ -88,6 +107,12 @@ mod tests {
         .unwrap();
         let store = ContextStore::new(directory.path());
         assert_eq!(store.load("far").unwrap().host, "tcp://h:1");
-        assert!(store.load("near").unwrap_err().to_string().contains("context \"near\""));
+        assert!(
+            store
+                .load("near")
+                .unwrap_err()
+                .to_string()
+                .contains("context \"near\"")
+        );
     }
 }

@@ -28,8 +28,13 @@ impl<'a> CredentialStore<'a> {
     /// The helper for `server`: its own, or the general one.
     #[must_use]
     pub fn helper(&self, server: &str) -> Option<String> {
-        let own = self.config.texts("credHelpers").into_iter().find(|(name, _)| name == server);
-        own.map(|(_, helper)| helper).or_else(|| self.config.text("credsStore"))
+        let own = self
+            .config
+            .texts("credHelpers")
+            .into_iter()
+            .find(|(name, _)| name == server);
+        own.map(|(_, helper)| helper)
+            .or_else(|| self.config.text("credsStore"))
     }
 
     /// The credentials for `server`; `None` where there are none.
@@ -40,10 +45,15 @@ impl<'a> CredentialStore<'a> {
         let Some(helper) = self.helper(server) else {
             return Ok(self.config.stored_auth(server));
         };
-        let Some(answer) = run_helper(&helper, "get", server)? else { return Ok(None) };
+        let Some(answer) = run_helper(&helper, "get", server)? else {
+            return Ok(None);
+        };
         let answer: Value = serde_json::from_str(&answer)?;
         let field = |name: &str| answer[name].as_str().unwrap_or("").to_owned();
-        let mut entry = AuthEntry { serveraddress: server.to_owned(), ..AuthEntry::default() };
+        let mut entry = AuthEntry {
+            serveraddress: server.to_owned(),
+            ..AuthEntry::default()
+        };
         if field("Username") == TOKEN_USER {
             entry.identitytoken = field("Secret");
         } else {
@@ -67,9 +77,11 @@ impl<'a> CredentialStore<'a> {
         } else {
             (TOKEN_USER, entry.identitytoken.as_str())
         };
-        let input = serde_json::json!({"ServerURL": server, "Username": user, "Secret": secret}).to_string();
+        let input = serde_json::json!({"ServerURL": server, "Username": user, "Secret": secret})
+            .to_string();
         run_helper(&helper, "store", &input)?;
-        self.config.store_auth(server, Some(&AuthEntry::default()))?;
+        self.config
+            .store_auth(server, Some(&AuthEntry::default()))?;
         Ok(false)
     }
 
@@ -100,7 +112,9 @@ pub fn encode_registry_auth(entry: &AuthEntry) -> Result<String, ClientError> {
 /// Runs `docker-credential-NAME VERB` with `input`. `None`: it knows no such credentials.
 fn run_helper(name: &str, verb: &str, input: &str) -> Result<Option<String>, ClientError> {
     if name.is_empty() || name.contains('/') {
-        return Err(ClientError::Configuration(format!("bad name of a credential helper: {name:?}")));
+        return Err(ClientError::Configuration(format!(
+            "bad name of a credential helper: {name:?}"
+        )));
     }
     let program = format!("docker-credential-{name}");
     let failed = |why: &dyn std::fmt::Display| {
@@ -128,5 +142,9 @@ fn run_helper(name: &str, verb: &str, input: &str) -> Result<Option<String>, Cli
     if text.contains("credentials not found in native keychain") {
         return Ok(None);
     }
-    Err(failed(&format!("{}, out: `{}`", output.status, text.trim())))
+    Err(failed(&format!(
+        "{}, out: `{}`",
+        output.status,
+        text.trim()
+    )))
 }

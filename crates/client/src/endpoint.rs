@@ -45,7 +45,6 @@ pub struct Endpoint {
     pub source: EndpointSource,
 }
 
-
 impl Endpoint {
     /// The built-in default: our own socket.
     #[must_use]
@@ -70,7 +69,9 @@ impl Endpoint {
         config: &ConfigFile,
     ) -> Result<Self, ClientError> {
         if host.is_some() && context.is_some() {
-            return Err(ClientError::Configuration(String::from("conflicting options: cannot specify both --host and --context")));
+            return Err(ClientError::Configuration(String::from(
+                "conflicting options: cannot specify both --host and --context",
+            )));
         }
         let set = |name: &str| environment(name).filter(|value| !value.is_empty());
         if let Some(host) = host {
@@ -98,14 +99,18 @@ impl Endpoint {
     /// An unknown scheme, `ssh://`, a bad port.
     pub fn parse(text: &str, tls: Option<TlsFiles>) -> Result<Self, ClientError> {
         let text = text.trim();
-        let bad = |why: &str| ClientError::Configuration(format!("invalid bind address ({text}): {why}"));
+        let bad = || ClientError::Configuration(format!("invalid bind address format: {text}"));
         let (scheme, rest) = match text.split_once("://") {
             Some(parts) => parts,
             None if text.starts_with('/') => ("unix", text),
             None => ("tcp", text),
         };
         let transport = match scheme {
-            "unix" => Transport::Unix(PathBuf::from(if rest.is_empty() { DEFAULT_SOCKET } else { rest })),
+            "unix" => Transport::Unix(PathBuf::from(if rest.is_empty() {
+                DEFAULT_SOCKET
+            } else {
+                rest
+            })),
             "tcp" | "http" | "https" => {
                 let (authority, base_path) = match rest.find('/') {
                     Some(at) => (&rest[..at], rest[at..].trim_end_matches('/')),
@@ -116,19 +121,31 @@ impl Endpoint {
                     (_, tls) => tls,
                 };
                 let default_port = if tls.is_some() { 2376 } else { 2375 };
-                let (host, port) = split_host_port(authority, default_port).ok_or_else(|| bad("bad host or port"))?;
-                Transport::Tcp { host, port, base_path: base_path.to_owned(), tls }
+                let (host, port) = split_host_port(authority, default_port).ok_or_else(|| bad())?;
+                Transport::Tcp {
+                    host,
+                    port,
+                    base_path: base_path.to_owned(),
+                    tls,
+                }
             }
             "ssh" => {
                 return Err(ClientError::Configuration(format!(
                     "the host {text} needs the ssh:// transport, which kekkai does not have yet"
                 )));
             }
-            "fd" | "npipe" => return Err(bad("not an address that a client can reach")),
-            _ => return Err(bad("unknown protocol")),
+            _ => return Err(bad()),
         };
-        let url = if text.contains("://") { text.to_owned() } else { format!("{scheme}://{text}") };
-        Ok(Self { transport, url, source: EndpointSource::Chosen })
+        let url = if text.contains("://") {
+            text.to_owned()
+        } else {
+            format!("{scheme}://{text}")
+        };
+        Ok(Self {
+            transport,
+            url,
+            source: EndpointSource::Chosen,
+        })
     }
 }
 
@@ -147,7 +164,14 @@ fn split_host_port(text: &str, default_port: u16) -> Option<(String, u16)> {
             None => (text, default_port),
         }
     };
-    Some((if host.is_empty() { "127.0.0.1".to_owned() } else { host.to_owned() }, port))
+    Some((
+        if host.is_empty() {
+            "127.0.0.1".to_owned()
+        } else {
+            host.to_owned()
+        },
+        port,
+    ))
 }
 
 #[cfg(test)]
@@ -156,18 +180,40 @@ mod tests {
 
     fn tcp(text: &str) -> (String, u16, String) {
         match Endpoint::parse(text, None).unwrap().transport {
-            Transport::Tcp { host, port, base_path, .. } => (host, port, base_path),
+            Transport::Tcp {
+                host,
+                port,
+                base_path,
+                ..
+            } => (host, port, base_path),
             other => panic!("{other:?}"),
         }
     }
 
     #[test]
     fn addresses() {
-        assert_eq!(Endpoint::parse("unix:///x.sock", None).unwrap().transport, Transport::Unix("/x.sock".into()));
-        assert_eq!(tcp("tcp://10.0.0.1:99"), ("10.0.0.1".into(), 99, String::new()));
-        assert_eq!(tcp("tcp://[::1]:99/base/"), ("::1".into(), 99, "/base".into()));
-        assert_eq!(tcp("example.org"), ("example.org".into(), 2375, String::new()));
-        assert!(Endpoint::parse("ssh://h", None).unwrap_err().to_string().contains("ssh://"));
+        assert_eq!(
+            Endpoint::parse("unix:///x.sock", None).unwrap().transport,
+            Transport::Unix("/x.sock".into())
+        );
+        assert_eq!(
+            tcp("tcp://10.0.0.1:99"),
+            ("10.0.0.1".into(), 99, String::new())
+        );
+        assert_eq!(
+            tcp("tcp://[::1]:99/base/"),
+            ("::1".into(), 99, "/base".into())
+        );
+        assert_eq!(
+            tcp("example.org"),
+            ("example.org".into(), 2375, String::new())
+        );
+        assert!(
+            Endpoint::parse("ssh://h", None)
+                .unwrap_err()
+                .to_string()
+                .contains("ssh://")
+        );
         assert!(Endpoint::parse("foo://h", None).is_err());
         assert!(Endpoint::parse("tcp://h:x", None).is_err());
     }
@@ -176,12 +222,41 @@ mod tests {
     fn choice_order() {
         let config = ConfigFile::empty("/nonexistent");
         let none = |_: &str| None;
-        assert_eq!(Endpoint::choose(None, None, None, none, &config).unwrap().source, EndpointSource::Default);
+        assert_eq!(
+            Endpoint::choose(None, None, None, none, &config)
+                .unwrap()
+                .source,
+            EndpointSource::Default
+        );
         let both = |name: &str| (name == "DOCKER_HOST").then(|| "unix:///d".to_owned());
-        assert_eq!(Endpoint::choose(None, None, None, both, &config).unwrap().url, "unix:///d");
-        let kekkai = |name: &str| Some(if name == "KEKKAI_HOST" { "unix:///k" } else { "unix:///d" }.to_owned());
-        assert_eq!(Endpoint::choose(None, None, None, kekkai, &config).unwrap().url, "unix:///k");
-        assert_eq!(Endpoint::choose(Some("unix:///h"), None, None, kekkai, &config).unwrap().url, "unix:///h");
+        assert_eq!(
+            Endpoint::choose(None, None, None, both, &config)
+                .unwrap()
+                .url,
+            "unix:///d"
+        );
+        let kekkai = |name: &str| {
+            Some(
+                if name == "KEKKAI_HOST" {
+                    "unix:///k"
+                } else {
+                    "unix:///d"
+                }
+                .to_owned(),
+            )
+        };
+        assert_eq!(
+            Endpoint::choose(None, None, None, kekkai, &config)
+                .unwrap()
+                .url,
+            "unix:///k"
+        );
+        assert_eq!(
+            Endpoint::choose(Some("unix:///h"), None, None, kekkai, &config)
+                .unwrap()
+                .url,
+            "unix:///h"
+        );
         assert!(Endpoint::choose(Some("unix:///h"), Some("c"), None, none, &config).is_err());
         assert!(Endpoint::choose(None, Some("nosuch"), None, none, &config).is_err());
     }

@@ -65,7 +65,9 @@ impl ClientError {
     #[must_use]
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NotRunning { .. } | Self::Connect { .. } | Self::Http(_) | Self::Io(_) => ErrorClass::Unavailable,
+            Self::NotRunning { .. } | Self::Connect { .. } | Self::Http(_) | Self::Io(_) => {
+                ErrorClass::Unavailable
+            }
             Self::PermissionDenied { .. } => ErrorClass::Forbidden,
             Self::Request(_) | Self::Configuration(_) => ErrorClass::InvalidArgument,
             Self::Json(_) | Self::TooLong { .. } => ErrorClass::Internal,

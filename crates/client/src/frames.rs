@@ -39,13 +39,16 @@ impl Demultiplexer {
     ) -> std::io::Result<()> {
         while input.has_remaining() {
             if let (Some(stream), true) = (self.stream, self.remaining > 0) {
-                let take = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(input.len());
+                let take = usize::try_from(self.remaining)
+                    .unwrap_or(usize::MAX)
+                    .min(input.len());
                 self.remaining -= u32::try_from(take).unwrap_or(self.remaining);
                 output(stream, input.split_to(take))?;
                 continue;
             }
             let take = (8 - self.header_length).min(input.len());
-            self.header[self.header_length..self.header_length + take].copy_from_slice(&input[..take]);
+            self.header[self.header_length..self.header_length + take]
+                .copy_from_slice(&input[..take]);
             input.advance(take);
             self.header_length += take;
             if self.header_length == 8 {
@@ -76,14 +79,19 @@ mod tests {
 
     #[test]
     fn frames_split_anywhere() {
-        let wire = b"\x01\0\0\0\0\0\0\x03abc\x02\0\0\0\0\0\0\x02de\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x01f";
+        let wire =
+            b"\x01\0\0\0\0\0\0\x03abc\x02\0\0\0\0\0\0\x02de\x01\0\0\0\0\0\0\0\x01\0\0\0\0\0\0\x01f";
         for step in 1..wire.len() {
             let mut demultiplexer = Demultiplexer::default();
             let (mut out, mut err) = (Vec::new(), Vec::new());
             for chunk in wire.chunks(step) {
                 demultiplexer
                     .feed(Bytes::copy_from_slice(chunk), |stream, bytes| {
-                        if stream == Stream::Stdout { out.extend_from_slice(&bytes) } else { err.extend_from_slice(&bytes) }
+                        if stream == Stream::Stdout {
+                            out.extend_from_slice(&bytes)
+                        } else {
+                            err.extend_from_slice(&bytes)
+                        }
                         Ok(())
                     })
                     .unwrap();
@@ -94,7 +102,8 @@ mod tests {
 
     #[test]
     fn unknown_stream_is_an_error() {
-        let result = Demultiplexer::default().feed(Bytes::from_static(b"\x09\0\0\0\0\0\0\x01x"), |_, _| Ok(()));
+        let result = Demultiplexer::default()
+            .feed(Bytes::from_static(b"\x09\0\0\0\0\0\0\x01x"), |_, _| Ok(()));
         assert!(result.is_err());
     }
 }

@@ -49,7 +49,11 @@ impl Query {
     /// Adds one parameter, unless its value is empty.
     #[must_use]
     pub fn with_text(self, name: &str, value: &str) -> Self {
-        if value.is_empty() { self } else { self.with(name, value) }
+        if value.is_empty() {
+            self
+        } else {
+            self.with(name, value)
+        }
     }
 
     /// Adds `name=1` if `on`.
@@ -89,7 +93,12 @@ enum RequestBody {
 impl Request {
     /// A request for `path`, which starts with a slash and has no version in it.
     pub fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), headers: HeaderMap::new(), body: RequestBody::Bytes(Bytes::new()) }
+        Self {
+            method,
+            path: path.into(),
+            headers: HeaderMap::new(),
+            body: RequestBody::Bytes(Bytes::new()),
+        }
     }
 
     /// `GET path`.
@@ -138,7 +147,10 @@ impl Request {
 
     /// Sets the query.
     #[must_use]
-    #[expect(clippy::needless_pass_by_value, reason = "a query is built for one request")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a query is built for one request"
+    )]
     pub fn query(mut self, query: Query) -> Self {
         self.path.push_str(&query.0);
         self
@@ -159,7 +171,10 @@ impl Request {
     /// The value cannot be serialised.
     pub fn json(mut self, value: &impl Serialize) -> Result<Self, ClientError> {
         self.body = RequestBody::Bytes(serde_json::to_vec(value)?.into());
-        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        self.headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        );
         Ok(self)
     }
 
@@ -167,7 +182,8 @@ impl Request {
     #[must_use]
     pub fn stream(mut self, content_type: &'static str, body: Body) -> Self {
         self.body = RequestBody::Stream(body);
-        self.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        self.headers
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         self
     }
 }
@@ -195,14 +211,23 @@ impl Client {
     pub fn new(endpoint: Endpoint, headers: &[(String, String)]) -> Self {
         let extra = headers
             .iter()
-            .filter_map(|(name, value)| Some((HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?)))
+            .filter_map(|(name, value)| {
+                Some((
+                    HeaderName::try_from(name).ok()?,
+                    HeaderValue::try_from(value).ok()?,
+                ))
+            })
             .filter(|(name, _)| name != header::USER_AGENT)
             .collect();
         Self {
             shared: Rc::new(Shared {
                 endpoint,
                 version: Cell::new(API_VERSION),
-                user_agent: HeaderValue::from_static(concat!("Kekkai-Client/", env!("CARGO_PKG_VERSION"), " (linux)")),
+                user_agent: HeaderValue::from_static(concat!(
+                    "Kekkai-Client/",
+                    env!("CARGO_PKG_VERSION"),
+                    " (linux)"
+                )),
                 extra,
                 idle: RefCell::new(Vec::new()),
                 build: RefCell::new(None),
@@ -263,18 +288,34 @@ impl Client {
         }
     }
 
-    fn http_request(&self, request: &Request, body: Body, upgrade: bool) -> Result<http::Request<Body>, ClientError> {
+    fn http_request(
+        &self,
+        request: &Request,
+        body: Body,
+        upgrade: bool,
+    ) -> Result<http::Request<Body>, ClientError> {
         let (major, minor) = self.shared.version.get();
         let (base, host) = match &self.shared.endpoint.transport {
             Transport::Unix(_) => ("", Cow::Borrowed("api.kekkai")),
-            Transport::Tcp { host, port, base_path, .. } => (base_path.as_str(), Cow::Owned(format!("{host}:{port}"))),
+            Transport::Tcp {
+                host,
+                port,
+                base_path,
+                ..
+            } => (base_path.as_str(), Cow::Owned(format!("{host}:{port}"))),
         };
         let uri = format!("{base}/v{major}.{minor}{}", request.path);
-        let mut message = http::Request::builder().method(request.method.clone()).uri(uri).body(body)?;
+        let mut message = http::Request::builder()
+            .method(request.method.clone())
+            .uri(uri)
+            .body(body)?;
         let headers = message.headers_mut();
         headers.extend(request.headers.clone());
         headers.extend(self.shared.extra.iter().cloned());
-        headers.insert(header::HOST, HeaderValue::try_from(host.as_ref()).map_err(http::Error::from)?);
+        headers.insert(
+            header::HOST,
+            HeaderValue::try_from(host.as_ref()).map_err(http::Error::from)?,
+        );
         headers.insert(header::USER_AGENT, self.shared.user_agent.clone());
         if upgrade {
             headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -300,7 +341,11 @@ impl Client {
             let (mut sender, reused) = self.connection().await?;
             match sender.send_request(message).await {
                 Ok(response) => {
-                    if let Some(build) = response.headers().get("kekkai-build").and_then(|value| value.to_str().ok()) {
+                    if let Some(build) = response
+                        .headers()
+                        .get("kekkai-build")
+                        .and_then(|value| value.to_str().ok())
+                    {
                         let mut known = self.shared.build.borrow_mut();
                         if known.is_none() {
                             *known = Some(build.to_owned());
@@ -316,7 +361,13 @@ impl Client {
                     return Ok((response, sender));
                 }
                 // An idle connection that the daemon closed in the meantime says nothing about the daemon.
-                Err(error) if reused && retry && attempts < 4 && (error.is_closed() || error.is_canceled() || error.is_incomplete_message()) => {}
+                Err(error)
+                    if reused
+                        && retry
+                        && attempts < 4
+                        && (error.is_closed()
+                            || error.is_canceled()
+                            || error.is_incomplete_message()) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -324,9 +375,15 @@ impl Client {
 
     /// After "client version is too new": takes the version the daemon has. Says whether to try again.
     async fn negotiate(&self, error: &ClientError) -> bool {
-        let ClientError::Daemon { message, .. } = error else { return false };
-        let Some(rest) = message.split("Maximum supported API version is ").nth(1) else { return false };
-        let Some(version) = parse_version(rest.trim().trim_end_matches('.')) else { return false };
+        let ClientError::Daemon { message, .. } = error else {
+            return false;
+        };
+        let Some(rest) = message.split("Maximum supported API version is ").nth(1) else {
+            return false;
+        };
+        let Some(version) = parse_version(rest.trim().trim_end_matches('.')) else {
+            return false;
+        };
         if version >= self.shared.version.get() || version < OLDEST_VERSION {
             return false;
         }
@@ -334,21 +391,40 @@ impl Client {
         true
     }
 
-    async fn error_of(&self, response: http::Response<Incoming>, sender: SendRequest<Body>) -> ClientError {
+    async fn error_of(
+        &self,
+        response: http::Response<Incoming>,
+        sender: SendRequest<Body>,
+    ) -> ClientError {
         let status = response.status();
-        let mut reply = Reply { response, connection: Some((self.clone(), sender)) };
+        let mut reply = Reply {
+            response,
+            connection: Some((self.clone(), sender)),
+        };
         let text = match reply.take_bytes(MAX_ERROR).await {
             Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
             Err(error) => return error,
         };
         let message = serde_json::from_str::<serde_json::Value>(&text)
             .ok()
-            .and_then(|value| value.get("message").and_then(|message| message.as_str()).map(str::to_owned))
+            .and_then(|value| {
+                value
+                    .get("message")
+                    .and_then(|message| message.as_str())
+                    .map(str::to_owned)
+            })
             .unwrap_or_else(|| {
                 let text = text.trim();
-                if text.is_empty() { status.canonical_reason().unwrap_or("").to_owned() } else { text.to_owned() }
+                if text.is_empty() {
+                    status.canonical_reason().unwrap_or("").to_owned()
+                } else {
+                    text.to_owned()
+                }
             });
-        ClientError::Daemon { status: status.as_u16(), message: message.trim_end().to_owned() }
+        ClientError::Daemon {
+            status: status.as_u16(),
+            message: message.trim_end().to_owned(),
+        }
     }
 
     /// Sends a request and waits for the head of the answer.
@@ -360,7 +436,10 @@ impl Client {
         if response.status().as_u16() >= 400 {
             return Err(self.error_of(response, sender).await);
         }
-        Ok(Reply { response, connection: Some((self.clone(), sender)) })
+        Ok(Reply {
+            response,
+            connection: Some((self.clone(), sender)),
+        })
     }
 
     /// Sends a request whose answer turns the connection into a raw stream.
@@ -373,12 +452,21 @@ impl Client {
             if response.status().as_u16() >= 400 {
                 return Err(self.error_of(response, sender).await);
             }
-            return Err(ClientError::Configuration(format!("unable to upgrade to tcp, received {}", response.status().as_u16())));
+            return Err(ClientError::Configuration(format!(
+                "unable to upgrade to tcp, received {}",
+                response.status().as_u16()
+            )));
         }
-        let content_type =
-            response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let content_type = response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
         let upgraded = hyper::upgrade::on(response).await?;
-        Ok(Hijacked { content_type, io: TokioIo::new(upgraded) })
+        Ok(Hijacked {
+            content_type,
+            io: TokioIo::new(upgraded),
+        })
     }
 }
 
@@ -405,7 +493,10 @@ impl Reply {
     /// A header's text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.response.headers().get(name).and_then(|value| value.to_str().ok())
+        self.response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
     }
 
     /// The next piece of the body; `None` at its end.
@@ -435,8 +526,12 @@ impl Reply {
     }
 
     async fn take_bytes(&mut self, limit: usize) -> Result<Bytes, ClientError> {
-        let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
-        let Some(second) = self.chunk().await? else { return Ok(first) };
+        let Some(first) = self.chunk().await? else {
+            return Ok(Bytes::new());
+        };
+        let Some(second) = self.chunk().await? else {
+            return Ok(first);
+        };
         let mut all = BytesMut::from(first);
         all.extend_from_slice(&second);
         while let Some(chunk) = self.chunk().await? {
@@ -482,8 +577,16 @@ mod tests {
     fn paths_and_queries_are_escaped() {
         let request = Request::get("/containers/")
             .segment("a b/c", "/json")
-            .query(Query::new().with("filters", "{\"a\":1}").with_flag("all", true).with_flag("size", false));
-        assert_eq!(request.path, "/containers/a%20b%2Fc/json?filters=%7B%22a%22%3A1%7D&all=1");
+            .query(
+                Query::new()
+                    .with("filters", "{\"a\":1}")
+                    .with_flag("all", true)
+                    .with_flag("size", false),
+            );
+        assert_eq!(
+            request.path,
+            "/containers/a%20b%2Fc/json?filters=%7B%22a%22%3A1%7D&all=1"
+        );
         let request = Request::get("/images/").image("reg:5000/a b:t@sha256:0", "/json");
         assert_eq!(request.path, "/images/reg:5000/a%20b:t@sha256:0/json");
     }

@@ -28,7 +28,12 @@ impl TlsFiles {
     #[must_use]
     pub fn in_directory(directory: &Path, skip_verification: bool) -> Self {
         let file = |name: &str| Some(directory.join(name)).filter(|path| path.exists());
-        Self { ca: file("ca.pem"), certificate: file("cert.pem"), key: file("key.pem"), skip_verification }
+        Self {
+            ca: file("ca.pem"),
+            certificate: file("cert.pem"),
+            key: file("key.pem"),
+            skip_verification,
+        }
     }
 
     /// Builds the rustls configuration.
@@ -44,12 +49,15 @@ impl TlsFiles {
             .with_safe_default_protocol_versions()
             .map_err(|error| ClientError::Configuration(error.to_string()))?;
         let builder = if self.skip_verification {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(BelieveAnyone(provider)))
+            builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(BelieveAnyone(provider)))
         } else {
             let mut roots = RootCertStore::empty();
             match &self.ca {
                 Some(path) => {
-                    let certificates = CertificateDer::pem_file_iter(path).map_err(|error| bad(path, &error))?;
+                    let certificates =
+                        CertificateDer::pem_file_iter(path).map_err(|error| bad(path, &error))?;
                     for certificate in certificates {
                         let certificate = certificate.map_err(|error| bad(path, &error))?;
                         roots.add(certificate).map_err(|error| bad(path, &error))?;
@@ -66,8 +74,11 @@ impl TlsFiles {
                 let chain = CertificateDer::pem_file_iter(certificate)
                     .and_then(Iterator::collect::<Result<Vec<_>, _>>)
                     .map_err(|error| bad(certificate, &error))?;
-                let private = PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, &error))?;
-                builder.with_client_auth_cert(chain, private).map_err(|error| bad(certificate, &error))?
+                let private =
+                    PrivateKeyDer::from_pem_file(key).map_err(|error| bad(key, &error))?;
+                builder
+                    .with_client_auth_cert(chain, private)
+                    .map_err(|error| bad(certificate, &error))?
             }
             _ => builder.with_no_client_auth(),
         };
@@ -97,7 +108,12 @@ impl ServerCertVerifier for BelieveAnyone {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -106,7 +122,12 @@ impl ServerCertVerifier for BelieveAnyone {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -62,7 +62,11 @@ struct Started {
 /// Reads who started the daemon. Two system calls when nobody did, three when it was we.
 fn started_by_older_build() -> Option<Started> {
     let mut text = String::new();
-    File::open(STARTED_FILE).ok()?.take(4096).read_to_string(&mut text).ok()?;
+    File::open(STARTED_FILE)
+        .ok()?
+        .take(4096)
+        .read_to_string(&mut text)
+        .ok()?;
     let mut fields = text.split_whitespace();
     let pid: i32 = fields.next()?.parse().ok()?;
     let (file, build) = (fields.next()?, fields.next()?);
@@ -75,16 +79,30 @@ fn started_by_older_build() -> Option<Started> {
 /// Tells our executable from another without reading it.
 fn executable_mark() -> Option<String> {
     let data = std::fs::metadata("/proc/self/exe").ok()?;
-    Some(format!("{}:{}.{}.{}", data.dev(), data.ino(), data.mtime(), data.mtime_nsec()))
+    Some(format!(
+        "{}:{}.{}.{}",
+        data.dev(),
+        data.ino(),
+        data.mtime(),
+        data.mtime_nsec()
+    ))
 }
 
 fn lock() -> Result<File, Failure> {
     let directory = Path::new(RUN_DIRECTORY);
     if !directory.is_dir() {
         std::fs::create_dir_all(directory)?;
-        std::fs::set_permissions(directory, std::os::unix::fs::PermissionsExt::from_mode(0o711))?;
+        std::fs::set_permissions(
+            directory,
+            std::os::unix::fs::PermissionsExt::from_mode(0o711),
+        )?;
     }
-    let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(LOCK_FILE)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(LOCK_FILE)?;
     flock(&file, FlockOperation::LockExclusive).map_err(std::io::Error::from)?;
     Ok(file)
 }
@@ -93,18 +111,32 @@ fn lock() -> Result<File, Failure> {
 async fn replace(client: &Client, old: &Started) -> Result<(), Failure> {
     let _lock = lock()?;
     // Somebody may have replaced it while we waited.
-    let Some(now) = started_by_older_build().filter(|now| now.pid == old.pid) else { return Ok(()) };
+    let Some(now) = started_by_older_build().filter(|now| now.pid == old.pid) else {
+        return Ok(());
+    };
     let _ = std::fs::remove_file(STARTED_FILE);
     if !is_our_daemon(now.pid) {
         return Ok(());
     }
-    let Some(pid) = rustix::process::Pid::from_raw(now.pid) else { return Ok(()) };
+    let Some(pid) = rustix::process::Pid::from_raw(now.pid) else {
+        return Ok(());
+    };
     // The descriptor makes sure that it is this process we wait for.
-    let Ok(handle) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return Ok(()) };
-    super::output::to_stderr("Replacing the daemon that an older kekkai had started; containers keep running\n");
+    let Ok(handle) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
+        return Ok(());
+    };
+    super::output::to_stderr(
+        "Replacing the daemon that an older kekkai had started; containers keep running\n",
+    );
     let _ = rustix::process::pidfd_send_signal(&handle, rustix::process::Signal::TERM);
-    let limit = rustix::event::Timespec { tv_sec: STOP_LIMIT.as_secs().cast_signed(), tv_nsec: 0 };
-    let mut polls = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
+    let limit = rustix::event::Timespec {
+        tv_sec: STOP_LIMIT.as_secs().cast_signed(),
+        tv_nsec: 0,
+    };
+    let mut polls = [rustix::event::PollFd::new(
+        &handle,
+        rustix::event::PollFlags::IN,
+    )];
     let _ = rustix::event::poll(&mut polls, Some(&limit));
     client.disconnect();
     Ok(())
@@ -124,9 +156,13 @@ async fn start(client: &Client) -> Result<(), Failure> {
     if client.warm_up().await.is_ok() {
         return Ok(());
     }
-    let by_systemd = Path::new(SYSTEMD).is_dir() && UNITS.iter().any(|unit| Path::new(unit).exists());
+    let by_systemd =
+        Path::new(SYSTEMD).is_dir() && UNITS.iter().any(|unit| Path::new(unit).exists());
     if by_systemd {
-        let status = Command::new("systemctl").args(["start", "kekkai.service"]).stdin(Stdio::null()).status();
+        let status = Command::new("systemctl")
+            .args(["start", "kekkai.service"])
+            .stdin(Stdio::null())
+            .status();
         match status {
             Ok(status) if status.success() => {}
             Ok(status) => {
@@ -134,42 +170,72 @@ async fn start(client: &Client) -> Result<(), Failure> {
                     "could not start the daemon: systemctl start kekkai.service: {status}; see journalctl -u kekkai"
                 )));
             }
-            Err(error) => return Err(Failure::new(format!("could not start the daemon: systemctl: {error}"))),
+            Err(error) => {
+                return Err(Failure::new(format!(
+                    "could not start the daemon: systemctl: {error}"
+                )));
+            }
         }
         return wait_for_socket(client, None).await;
     }
     let mut child = spawn()?;
     let mark = executable_mark().unwrap_or_else(|| String::from("-"));
-    std::fs::write(STARTED_FILE, format!("{} {mark} {}\n", child.id(), build_id::current()))?;
+    std::fs::write(
+        STARTED_FILE,
+        format!("{} {mark} {}\n", child.id(), build_id::current()),
+    )?;
     wait_for_socket(client, Some(&mut child)).await
 }
 
 /// Starts `kekkai daemon` as a process of its own.
 fn spawn() -> Result<std::process::Child, Failure> {
     let executable = std::fs::read_link("/proc/self/exe")?;
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(LOG_FILE)?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(LOG_FILE)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let mut command = Command::new(&executable);
     command
         .arg("daemon")
         .current_dir("/")
         .env_clear()
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env(
+            "PATH",
+            "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        )
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
         // A process group of its own; the daemon makes itself a session.
         .process_group(0);
-    for name in ["HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "TZ"] {
+    for name in [
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+        "TZ",
+    ] {
         if let Some(value) = super::environment(name) {
             command.env(name, value);
         }
     }
-    command.spawn().map_err(|error| Failure::new(format!("could not start {} daemon: {error}", executable.display())))
+    command.spawn().map_err(|error| {
+        Failure::new(format!(
+            "could not start {} daemon: {error}",
+            executable.display()
+        ))
+    })
 }
 
 /// Waits until the daemon answers; with a child, notices when it dies.
-async fn wait_for_socket(client: &Client, mut child: Option<&mut std::process::Child>) -> Result<(), Failure> {
+async fn wait_for_socket(
+    client: &Client,
+    mut child: Option<&mut std::process::Child>,
+) -> Result<(), Failure> {
     let started = Instant::now();
     let mut pause = Duration::from_micros(500);
     loop {
@@ -182,7 +248,10 @@ async fn wait_for_socket(client: &Client, mut child: Option<&mut std::process::C
             && let Ok(Some(status)) = child.try_wait()
         {
             let _ = std::fs::remove_file(STARTED_FILE);
-            return Err(Failure::new(format!("the daemon did not start ({status}); {LOG_FILE} says:\n{}", log_tail())));
+            return Err(Failure::new(format!(
+                "the daemon did not start ({status}); {LOG_FILE} says:\n{}",
+                log_tail()
+            )));
         }
         if started.elapsed() > START_LIMIT {
             return Err(Failure::new(format!(

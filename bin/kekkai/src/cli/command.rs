@@ -13,7 +13,8 @@ pub(crate) const PROGRAM: &str = "kekkai";
 pub(crate) type Outcome = Result<u8, Failure>;
 
 /// The function behind a command.
-pub(crate) type Run = for<'a> fn(&'a Cli, &'a Matches) -> Pin<Box<dyn Future<Output = Outcome> + 'a>>;
+pub(crate) type Run =
+    for<'a> fn(&'a Cli, &'a Matches) -> Pin<Box<dyn Future<Output = Outcome> + 'a>>;
 
 /// How many arguments a command takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +56,22 @@ pub(crate) struct Command {
 
 impl std::fmt::Debug for Command {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Command").field("name", &self.name).finish_non_exhaustive()
+        formatter
+            .debug_struct("Command")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
 impl Command {
     /// A command that runs.
-    pub(crate) const fn new(name: &'static str, usage: &'static str, about: &'static str, arity: Arity, run: Run) -> Self {
+    pub(crate) const fn new(
+        name: &'static str,
+        usage: &'static str,
+        about: &'static str,
+        arity: Arity,
+        run: Run,
+    ) -> Self {
         Self {
             name,
             aliases: &[],
@@ -77,7 +87,11 @@ impl Command {
     }
 
     /// A group.
-    pub(crate) const fn group(name: &'static str, about: &'static str, members: &'static [&'static Self]) -> Self {
+    pub(crate) const fn group(
+        name: &'static str,
+        about: &'static str,
+        members: &'static [&'static Self],
+    ) -> Self {
         Self {
             name,
             aliases: &[],
@@ -142,27 +156,49 @@ impl Command {
     /// The usage line for the given path; `path` has no program name.
     pub(crate) fn usage_line(&self, path: &str) -> String {
         let line = |tail: &str| {
-            let tail = if tail.is_empty() { String::new() } else { format!(" {tail}") };
+            let tail = if tail.is_empty() {
+                String::new()
+            } else {
+                format!(" {tail}")
+            };
             format!("{PROGRAM} {path}{tail}")
         };
-        self.usage.split('\n').map(line).collect::<Vec<_>>().join("\n\t")
+        self.usage
+            .split('\n')
+            .map(line)
+            .collect::<Vec<_>>()
+            .join("\n\t")
     }
 
     /// The words of a wrong number of arguments, if it is wrong.
     pub(crate) fn arity_error(&self, path: &str, given: usize) -> Option<String> {
         let plural = |count: usize| if count == 1 { "argument" } else { "arguments" };
         let needs = match self.arity {
-            Arity::None if given > 0 => String::from("accepts no arguments"),
-            Arity::Exactly(count) if given != count => format!("requires {count} {}", plural(count)),
-            Arity::AtLeast(count) if given < count => format!("requires at least {count} {}", plural(count)),
-            Arity::AtMost(count) if given > count => format!("requires at most {count} {}", plural(count)),
+            Arity::None if given > 0 => "accepts no arguments".to_owned(),
+            Arity::Exactly(count) if given != count => {
+                format!("requires {count} {}", plural(count))
+            }
+            Arity::AtLeast(count) if given < count => {
+                format!("requires at least {count} {}", plural(count))
+            }
+            Arity::AtMost(count) if given > count => {
+                format!("requires at most {count} {}", plural(count))
+            }
             Arity::Between(low, high) if given < low || given > high => {
-                format!("requires at least {low} and at most {high} {}", plural(high))
+                format!(
+                    "requires at least {low} and at most {high} {}",
+                    plural(high)
+                )
             }
             _ => return None,
         };
+        let hint = if self.arity == Arity::None {
+            "Run"
+        } else {
+            "See"
+        };
         Some(format!(
-            "{PROGRAM}: '{PROGRAM} {path}' {needs}\n\nUsage:  {}\n\nSee '{PROGRAM} {path} --help' for more information",
+            "{PROGRAM}: '{PROGRAM} {path}' {needs}\n\nUsage:  {}\n\n{hint} '{PROGRAM} {path} --help' for more information",
             self.usage_line(path)
         ))
     }

@@ -17,12 +17,18 @@ pub(crate) const ENGINE_FAILED: u8 = 125;
 impl Failure {
     /// An ordinary error: exit status 1.
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: Some(message.into()), code: 1 }
+        Self {
+            message: Some(message.into()),
+            code: 1,
+        }
     }
 
     /// Nothing more to say.
     pub(crate) fn silent(code: u8) -> Self {
-        Self { message: None, code }
+        Self {
+            message: None,
+            code,
+        }
     }
 
     /// The same words under another exit status.
@@ -55,5 +61,9 @@ impl From<std::io::Error> for Failure {
 
 /// Several messages of one command, each on its line.
 pub(crate) fn join(messages: Vec<String>) -> Result<u8, Failure> {
-    if messages.is_empty() { Ok(0) } else { Err(Failure::new(messages.join("\n"))) }
+    if messages.is_empty() {
+        Ok(0)
+    } else {
+        Err(Failure::new(messages.join("\n")))
+    }
 }

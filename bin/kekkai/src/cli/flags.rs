@@ -33,7 +33,15 @@ pub(crate) struct Flag {
 
 impl Flag {
     const fn new(long: &'static str, kind: Kind, help: &'static str) -> Self {
-        Self { long, short: None, kind, default: "", help, check: None, hidden: false }
+        Self {
+            long,
+            short: None,
+            kind,
+            default: "",
+            help,
+            check: None,
+            hidden: false,
+        }
     }
     pub(crate) const fn short(mut self, short: char) -> Self {
         self.short = Some(short);
@@ -92,10 +100,17 @@ fn check_int(text: &str) -> Result<(), String> {
     let syntax = |why: &str| format!("strconv.ParseInt: parsing {text:?}: {why}");
     match text.parse::<i64>() {
         Ok(_) => Ok(()),
-        Err(error) if matches!(error.kind(), std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow) => {
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::num::IntErrorKind::PosOverflow | std::num::IntErrorKind::NegOverflow
+            ) =>
+        {
             Err(syntax("value out of range"))
         }
-        Err(_) => parse_prefixed(text).map(|_| ()).ok_or_else(|| syntax("invalid syntax")),
+        Err(_) => parse_prefixed(text)
+            .map(|_| ())
+            .ok_or_else(|| syntax("invalid syntax")),
     }
 }
 
@@ -110,7 +125,10 @@ fn parse_prefixed(text: &str) -> Option<i64> {
         i64::from_str_radix(hex, 16).ok()?
     } else if let Some(binary) = lower.strip_prefix("0b") {
         i64::from_str_radix(binary, 2).ok()?
-    } else if let Some(octal) = lower.strip_prefix("0o").or_else(|| lower.strip_prefix('0').filter(|rest| !rest.is_empty())) {
+    } else if let Some(octal) = lower
+        .strip_prefix("0o")
+        .or_else(|| lower.strip_prefix('0').filter(|rest| !rest.is_empty()))
+    {
         i64::from_str_radix(octal, 8).ok()?
     } else {
         lower.parse().ok()?
@@ -119,7 +137,11 @@ fn parse_prefixed(text: &str) -> Option<i64> {
 }
 
 fn check_filter(text: &str) -> Result<(), String> {
-    if text.is_empty() || text.contains('=') { Ok(()) } else { Err(String::from("bad format of filter (expected name=value)")) }
+    if text.is_empty() || text.contains('=') {
+        Ok(())
+    } else {
+        Err(String::from("bad format of filter (expected name=value)"))
+    }
 }
 
 /// Reads a Go boolean.
@@ -161,7 +183,13 @@ impl Matches {
         interspersed: bool,
         path: String,
     ) -> Result<Self, Stop> {
-        let mut matches = Self { flags, values: Vec::new(), args: Vec::new(), dash: None, path };
+        let mut matches = Self {
+            flags,
+            values: Vec::new(),
+            args: Vec::new(),
+            dash: None,
+            path,
+        };
         let mut words = words.into_iter();
         while let Some(word) = words.next() {
             if let Some(long) = word.strip_prefix("--") {
@@ -198,13 +226,19 @@ impl Matches {
             }
             return Err(Stop::Wrong(format!("unknown flag: --{name}")));
         };
-        if name == "help" && inline.as_deref().is_none_or(|value| parse_bool(value) == Some(true)) {
+        if name == "help"
+            && inline
+                .as_deref()
+                .is_none_or(|value| parse_bool(value) == Some(true))
+        {
             return Err(Stop::Help);
         }
         let value = match (self.flags[at].kind, inline) {
             (_, Some(value)) => value,
             (Kind::Switch, None) => String::from("true"),
-            (_, None) => words.next().ok_or_else(|| Stop::Wrong(format!("flag needs an argument: --{name}")))?,
+            (_, None) => words
+                .next()
+                .ok_or_else(|| Stop::Wrong(format!("flag needs an argument: --{name}")))?,
         };
         self.take(at, value)
     }
@@ -217,7 +251,9 @@ impl Matches {
                 if c == 'h' {
                     return Err(Stop::Help);
                 }
-                return Err(Stop::Wrong(format!("unknown shorthand flag: '{c}' in -{rest}")));
+                return Err(Stop::Wrong(format!(
+                    "unknown shorthand flag: '{c}' in -{rest}"
+                )));
             };
             if let Some(value) = after.strip_prefix('=') {
                 return self.take(at, value.to_owned());
@@ -230,7 +266,9 @@ impl Matches {
             if !after.is_empty() {
                 return self.take(at, after.to_owned());
             }
-            let value = words.next().ok_or_else(|| Stop::Wrong(format!("flag needs an argument: '{c}' in -{rest}")))?;
+            let value = words
+                .next()
+                .ok_or_else(|| Stop::Wrong(format!("flag needs an argument: '{c}' in -{rest}")))?;
             return self.take(at, value);
         }
         Ok(())
@@ -238,15 +276,23 @@ impl Matches {
 
     fn take(&mut self, at: usize, value: String) -> Result<(), Stop> {
         let flag = &self.flags[at];
-        let invalid = |why: String| Stop::Wrong(format!("invalid argument {value:?} for \"{}\" flag: {why}", flag.display()));
+        let invalid = |why: String| {
+            Stop::Wrong(format!(
+                "invalid argument {value:?} for \"{}\" flag: {why}",
+                flag.display()
+            ))
+        };
         if flag.kind == Kind::Switch && parse_bool(&value).is_none() {
-            return Err(invalid(format!("strconv.ParseBool: parsing {value:?}: invalid syntax")));
+            return Err(invalid(format!(
+                "strconv.ParseBool: parsing {value:?}: invalid syntax"
+            )));
         }
         if let Some(check) = flag.check {
             check(&value).map_err(invalid)?;
         }
         if flag.kind == Kind::Strings {
-            self.values.extend(value.split(',').map(|part| (at, part.to_owned())));
+            self.values
+                .extend(value.split(',').map(|part| (at, part.to_owned())));
         } else {
             self.values.push((at, value));
         }
@@ -272,7 +318,9 @@ impl Matches {
 
     /// A switch.
     pub(crate) fn on(&self, name: &str) -> bool {
-        let Some(at) = self.flag(name) else { return false };
+        let Some(at) = self.flag(name) else {
+            return false;
+        };
         match self.values.iter().rev().find(|(index, _)| *index == at) {
             Some((_, value)) => parse_bool(value).unwrap_or(false),
             None => self.flags[at].default == "true",
@@ -291,13 +339,20 @@ impl Matches {
     /// All values.
     pub(crate) fn list(&self, name: &str) -> Vec<&str> {
         let at = self.flag(name);
-        self.values.iter().filter(|(index, _)| Some(*index) == at).map(|(_, value)| value.as_str()).collect()
+        self.values
+            .iter()
+            .filter(|(index, _)| Some(*index) == at)
+            .map(|(_, value)| value.as_str())
+            .collect()
     }
 
     /// An integer, checked while reading.
     pub(crate) fn int(&self, name: &str) -> i64 {
         let text = self.text(name);
-        text.parse().ok().or_else(|| parse_prefixed(text)).unwrap_or(0)
+        text.parse()
+            .ok()
+            .or_else(|| parse_prefixed(text))
+            .unwrap_or(0)
     }
 }
 
@@ -317,18 +372,47 @@ mod tests {
     ];
 
     fn parse(words: &[&str], interspersed: bool) -> Result<Matches, Stop> {
-        Matches::parse(FLAGS, words.iter().map(|word| (*word).to_owned()), interspersed, String::from("x"))
+        Matches::parse(
+            FLAGS,
+            words.iter().map(|word| (*word).to_owned()),
+            interspersed,
+            String::from("x"),
+        )
     }
 
     #[test]
     fn forms() {
-        let matches = parse(&["-it", "--rm", "-eA=1", "-e", "B=2", "-e=C=3", "--env=D", "--sig-proxy=false", "img", "-x", "--y"], false).unwrap();
-        assert!(matches.on("rm") && matches.on("tty") && matches.on("interactive") && !matches.on("sig-proxy"));
+        let matches = parse(
+            &[
+                "-it",
+                "--rm",
+                "-eA=1",
+                "-e",
+                "B=2",
+                "-e=C=3",
+                "--env=D",
+                "--sig-proxy=false",
+                "img",
+                "-x",
+                "--y",
+            ],
+            false,
+        )
+        .unwrap();
+        assert!(
+            matches.on("rm")
+                && matches.on("tty")
+                && matches.on("interactive")
+                && !matches.on("sig-proxy")
+        );
         assert_eq!(matches.list("env"), ["A=1", "B=2", "C=3", "D"]);
         assert_eq!(matches.args, ["img", "-x", "--y"]);
         assert_eq!(matches.text("pull"), "missing");
         let matches = parse(&["a", "-T", "5", "--", "-x"], true).unwrap();
-        assert_eq!((matches.int("time"), matches.args.as_slice(), matches.dash), (5, &["a".into(), "-x".into()][..], Some(1)));
+        assert_eq!(
+            (matches.int("time"), matches.args.as_slice(), matches.dash),
+            (5, &["a".into(), "-x".into()][..], Some(1))
+        );
     }
 
     #[test]

@@ -20,13 +20,22 @@ pub(crate) struct Listing {
 impl Listing {
     /// A row of this list.
     pub(crate) fn row(&self, fields: Vec<(&'static str, Value)>) -> Value {
-        Value::context(self.type_name, fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+        Value::context(
+            self.type_name,
+            fields
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+        )
     }
 
     /// The column titles as a template sees them.
     fn title_row(&self) -> Value {
-        let mut entries: Vec<(String, Value)> =
-            self.titles.iter().map(|(name, title)| ((*name).to_owned(), Value::text(title))).collect();
+        let mut entries: Vec<(String, Value)> = self
+            .titles
+            .iter()
+            .map(|(name, title)| ((*name).to_owned(), Value::text(title)))
+            .collect();
         entries.push((String::from("Label"), label_title()));
         Value::Map(Rc::new(entries))
     }
@@ -42,8 +51,8 @@ impl Listing {
             },
         };
         let source = source.replace("\\t", "\t").replace("\\n", "\n");
-        let template =
-            template::parse(&source).map_err(|why| Failure::new(format!("failed to parse template: {why}")))?;
+        let template = template::parse(&source)
+            .map_err(|why| Failure::new(format!("failed to parse template: {why}")))?;
         let failed = |(_, why)| Failure::new(format!("failed to execute template: {why}"));
         let mut text = String::new();
         if is_table {
@@ -61,7 +70,12 @@ impl Listing {
 /// The title of `{{.Label "com.example.some-key"}}`: the last part, with blanks.
 fn label_title() -> Value {
     Value::Method(Rc::new(|arguments: &[Value]| match arguments {
-        [Value::Text(name)] => Ok(Value::text(name.rsplit('.').next().unwrap_or("").replace(['-', '_'], " "))),
+        [Value::Text(name)] => Ok(Value::text(
+            name.rsplit('.')
+                .next()
+                .unwrap_or("")
+                .replace(['-', '_'], " "),
+        )),
         _ => Err(String::from("wrong number of args for Label: want 1")),
     }))
 }
@@ -76,7 +90,10 @@ pub(crate) fn label_method(labels: &serde_json::Value) -> Value {
         .collect();
     Value::Method(Rc::new(move |arguments: &[Value]| match arguments {
         [Value::Text(name)] => Ok(Value::text(labels.get(&**name).map_or("", String::as_str))),
-        _ => Err(format!("wrong number of args for Label: want 1 got {}", arguments.len())),
+        _ => Err(format!(
+            "wrong number of args for Label: want 1 got {}",
+            arguments.len()
+        )),
     }))
 }
 
@@ -94,10 +111,15 @@ pub(crate) fn join_labels(labels: &serde_json::Value) -> String {
 
 /// Renders one object (`version`, `info`, `inspect`) with a template. Text before an error is returned with it.
 pub(crate) fn render_object(format: &str, value: &Value) -> Result<String, Failure> {
-    let source = if format == "json" { "{{json .}}" } else { format };
+    let source = if format == "json" {
+        "{{json .}}"
+    } else {
+        format
+    };
     let template = template::parse(source)
         .map_err(|why| Failure::new(format!("template parsing error: {why}")).with_code(64))?;
-    execute(&template, value, Mode::Values).map_err(|(_, why)| Failure::new(format!("template parsing error: {why}")))
+    execute(&template, value, Mode::Values)
+        .map_err(|(_, why)| Failure::new(format!("template parsing error: {why}")))
 }
 
 /// The JSON of a `--filter` list, as the API takes it; empty without filters.
@@ -105,10 +127,16 @@ pub(crate) fn filters(given: &[&str]) -> String {
     let mut all: BTreeMap<String, BTreeMap<&str, bool>> = BTreeMap::new();
     for filter in given {
         if let Some((name, value)) = filter.split_once('=') {
-            all.entry(name.trim().to_lowercase()).or_default().insert(value.trim(), true);
+            all.entry(name.trim().to_lowercase())
+                .or_default()
+                .insert(value.trim(), true);
         }
     }
-    if all.is_empty() { String::new() } else { serde_json::to_string(&all).unwrap_or_default() }
+    if all.is_empty() {
+        String::new()
+    } else {
+        serde_json::to_string(&all).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
@@ -128,25 +156,41 @@ mod tests {
             ("Names", Value::text("cli-a")),
             ("Label", label_method(&serde_json::json!({"a": "b"}))),
         ]);
-        let render = |format: &str| LISTING.render(format, std::slice::from_ref(&row)).map_err(|failure| failure.text().to_owned());
-        assert_eq!(render("").unwrap(), "CONTAINER ID   NAMES\n47335a813b5f   cli-a\n");
+        let render = |format: &str| {
+            LISTING
+                .render(format, std::slice::from_ref(&row))
+                .map_err(|failure| failure.text().to_owned())
+        };
+        assert_eq!(
+            render("").unwrap(),
+            "CONTAINER ID   NAMES\n47335a813b5f   cli-a\n"
+        );
         assert_eq!(
             render("table {{.ID}}\\t{{.Label \"x.b-c\"}}").unwrap(),
             "CONTAINER ID   b c\n47335a813b5f   \n"
         );
         assert_eq!(render("table {{upper .Names}}").unwrap(), "NAMES\nCLI-A\n");
         assert_eq!(render("{{.Label \"a\"}}").unwrap(), "b\n");
-        assert_eq!(render("json").unwrap(), "{\"ID\":\"47335a813b5f\",\"Names\":\"cli-a\"}\n");
+        assert_eq!(
+            render("json").unwrap(),
+            "{\"ID\":\"47335a813b5f\",\"Names\":\"cli-a\"}\n"
+        );
         assert_eq!(
             render("{{.Foo}}").unwrap_err(),
             "failed to execute template: template: :1:2: executing \"\" at <.Foo>: can't evaluate field Foo in type *formatter.ContainerContext"
         );
-        assert_eq!(render("{{").unwrap_err(), "failed to parse template: template: :1: unclosed action");
+        assert_eq!(
+            render("{{").unwrap_err(),
+            "failed to parse template: template: :1: unclosed action"
+        );
     }
 
     #[test]
     fn filter_json() {
-        assert_eq!(filters(&["name=a", "Name = b", "label=x=y"]), r#"{"label":{"x=y":true},"name":{"a":true,"b":true}}"#);
+        assert_eq!(
+            filters(&["name=a", "Name = b", "label=x=y"]),
+            r#"{"label":{"x=y":true},"name":{"a":true,"b":true}}"#
+        );
         assert_eq!(filters(&[]), "");
     }
 }

@@ -11,16 +11,26 @@ const DEFAULT_WIDTH: usize = 80;
 
 fn width() -> usize {
     let size = rustix::termios::tcgetwinsize(std::io::stdin()).ok();
-    size.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(DEFAULT_WIDTH)
+    size.map(|size| usize::from(size.ws_col))
+        .filter(|columns| *columns > 0)
+        .unwrap_or(DEFAULT_WIDTH)
 }
 
 /// The help of one command.
 pub(crate) fn of_command(command: &Command, path: &str) -> String {
     let mut text = format!("Usage:  {}\n", command.usage_line(path));
-    let about = if command.long.is_empty() { command.about } else { command.long };
+    let about = if command.long.is_empty() {
+        command.about
+    } else {
+        command.long
+    };
     let _ = write!(text, "\n{about}\n");
     if !command.paths.is_empty() {
-        let paths: Vec<String> = command.paths.iter().map(|path| format!("{PROGRAM} {path}")).collect();
+        let paths: Vec<String> = command
+            .paths
+            .iter()
+            .map(|path| format!("{PROGRAM} {path}"))
+            .collect();
         let _ = write!(text, "\nAliases:\n  {}\n", paths.join(", "));
     }
     if let Action::Group(members) = command.action {
@@ -31,34 +41,62 @@ pub(crate) fn of_command(command: &Command, path: &str) -> String {
         let _ = write!(text, "\nOptions:\n{}", flag_lines(command.flags, width()));
     }
     if matches!(command.action, Action::Group(_)) {
-        let _ = write!(text, "\nRun '{PROGRAM} {path} COMMAND --help' for more information on a command.\n");
+        let _ = write!(
+            text,
+            "\nRun '{PROGRAM} {path} COMMAND --help' for more information on a command.\n"
+        );
     }
     text
 }
 
 /// The help of the program itself.
 pub(crate) fn of_program() -> String {
-    let mut text = format!("Usage:  {PROGRAM} [OPTIONS] COMMAND\n\nA container engine: run, build and ship programs in boundaries\n");
-    for (title, names) in [("Common Commands", tree::COMMON), ("Management Commands", tree::MANAGEMENT)] {
+    let mut text = format!(
+        "Usage:  {PROGRAM} [OPTIONS] COMMAND\n\nA container engine: run, build and ship programs in boundaries\n"
+    );
+    for (title, names) in [
+        ("Common Commands", tree::COMMON),
+        ("Management Commands", tree::MANAGEMENT),
+    ] {
         let _ = write!(text, "\n{title}:\n");
         push_commands(&mut text, names.iter().copied());
     }
     text.push_str("\nCommands:\n");
     push_commands(&mut text, tree::OTHER.iter().copied());
-    let _ = write!(text, "\nGlobal Options:\n{}", flag_lines(tree::GLOBAL_FLAGS, width()));
-    let _ = write!(text, "\nRun '{PROGRAM} COMMAND --help' for more information on a command.\n");
+    let _ = write!(
+        text,
+        "\nGlobal Options:\n{}",
+        flag_lines(tree::GLOBAL_FLAGS, width())
+    );
+    let _ = write!(
+        text,
+        "\nRun '{PROGRAM} COMMAND --help' for more information on a command.\n"
+    );
     text
 }
 
 fn push_commands<'a>(text: &mut String, commands: impl Iterator<Item = &'a Command> + Clone) {
     let shown = commands.filter(|command| !command.about.is_empty());
-    let longest = shown.clone().map(|command| command.name.len()).max().unwrap_or(0).max(11);
+    let longest = shown
+        .clone()
+        .map(|command| command.name.len())
+        .max()
+        .unwrap_or(0)
+        .max(11);
     let mut rows: Vec<&Command> = shown.collect();
-    if !rows.first().is_some_and(|first| first.name == "run" && rows.len() < 20) {
+    if !rows
+        .first()
+        .is_some_and(|first| first.name == "run" && rows.len() < 20)
+    {
         rows.sort_by_key(|command| command.name);
     }
     for command in rows {
-        let _ = writeln!(text, "  {:longest$} {}", command.name, command.about.lines().next().unwrap_or(""));
+        let _ = writeln!(
+            text,
+            "  {:longest$} {}",
+            command.name,
+            command.about.lines().next().unwrap_or("")
+        );
     }
 }
 
@@ -82,7 +120,9 @@ pub(crate) fn flag_lines(flags: &[Flag], width: usize) -> String {
 }
 
 fn head(flag: &Flag) -> String {
-    let short = flag.short.map_or_else(|| String::from("      "), |short| format!("  -{short}, "));
+    let short = flag
+        .short
+        .map_or_else(|| String::from("      "), |short| format!("  -{short}, "));
     let kind = match flag.kind {
         Kind::Switch => String::new(),
         Kind::One(word) | Kind::Many(word) => format!(" {word}"),
@@ -131,7 +171,9 @@ fn split_line(room: usize, slop: usize, text: &str) -> (&str, &str) {
     let head = &text[..end];
     match (head.rfind([' ', '\t', '\n']), head.rfind('\n')) {
         (None | Some(0), _) => (text, ""),
-        (Some(blank), Some(newline)) if newline > 0 && newline < blank => (&text[..newline], &text[newline + 1..]),
+        (Some(blank), Some(newline)) if newline > 0 && newline < blank => {
+            (&text[..newline], &text[newline + 1..])
+        }
         (Some(blank), _) => (&text[..blank], &text[blank + 1..]),
     }
 }
@@ -144,7 +186,10 @@ mod tests {
     #[test]
     fn layout_is_cobra_s() {
         const FLAGS: &[Flag] = &[
-            text("detach-keys", "Override the key sequence for detaching a container"),
+            text(
+                "detach-keys",
+                "Override the key sequence for detaching a container",
+            ),
             switch("no-stdin", "Do not attach STDIN"),
             switch("sig-proxy", "Proxy all received signals to the process").default("true"),
         ];

@@ -45,26 +45,38 @@ pub(crate) fn environment(name: &str) -> Option<String> {
 
 impl Cli {
     fn new(globals: Matches) -> Self {
-        let chosen = globals.text("config");
-        let chosen = (!chosen.is_empty()).then(|| Path::new(chosen));
+        let chosen = globals
+            .is_set("config")
+            .then(|| Path::new(globals.text("config")));
         let config = ConfigFile::new(kekkai_client::config_dir(chosen, environment));
-        Self { config, globals, client: OnceCell::new() }
+        Self {
+            config,
+            globals,
+            client: OnceCell::new(),
+        }
     }
 
     /// The TLS files that flags and environment ask for.
     fn tls(&self) -> Option<TlsFiles> {
         let verify_set = environment("DOCKER_TLS_VERIFY").is_some_and(|value| !value.is_empty());
-        let verify = if self.globals.is_set("tlsverify") { self.globals.on("tlsverify") } else { verify_set };
-        let plain = self.globals.on("tls") || environment("DOCKER_TLS").is_some_and(|value| !value.is_empty());
+        let verify = if self.globals.is_set("tlsverify") {
+            self.globals.on("tlsverify")
+        } else {
+            verify_set
+        };
+        let plain = self.globals.on("tls")
+            || environment("DOCKER_TLS").is_some_and(|value| !value.is_empty());
         if !verify && !plain {
             return None;
         }
         let directory = environment("DOCKER_CERT_PATH").filter(|path| !path.is_empty());
         let directory = directory.map_or_else(|| self.config.directory().to_path_buf(), Into::into);
         let mut files = TlsFiles::in_directory(&directory, !verify);
-        for (flag, slot) in
-            [("tlscacert", &mut files.ca), ("tlscert", &mut files.certificate), ("tlskey", &mut files.key)]
-        {
+        for (flag, slot) in [
+            ("tlscacert", &mut files.ca),
+            ("tlscert", &mut files.certificate),
+            ("tlskey", &mut files.key),
+        ] {
             if self.globals.is_set(flag) {
                 *slot = Some(self.globals.text(flag).into());
             }
@@ -80,7 +92,19 @@ impl Cli {
         }
         let context = self.globals.text("context");
         let context = (!context.is_empty()).then_some(context);
-        Ok(Endpoint::choose(hosts.first().copied(), context, self.tls(), environment, &self.config)?)
+        Endpoint::choose(
+            hosts.first().copied(),
+            context,
+            self.tls(),
+            environment,
+            &self.config,
+        )
+        .map_err(|error| match error.to_string() {
+            conflict if conflict.starts_with("conflicting options") => Failure::new(conflict),
+            why => Failure::new(format!(
+                "Failed to initialize: unable to resolve {PROGRAM} endpoint: {why}"
+            )),
+        })
     }
 
     /// The name of the context in use.
@@ -90,10 +114,14 @@ impl Cli {
             return chosen.to_owned();
         }
         let set = |name: &str| environment(name).filter(|value| !value.is_empty());
-        if self.globals.is_set("host") || set("KEKKAI_HOST").or_else(|| set("DOCKER_HOST")).is_some() {
+        if self.globals.is_set("host")
+            || set("KEKKAI_HOST").or_else(|| set("DOCKER_HOST")).is_some()
+        {
             return String::from("default");
         }
-        set("DOCKER_CONTEXT").or_else(|| self.config.current_context()).unwrap_or_else(|| String::from("default"))
+        set("DOCKER_CONTEXT")
+            .or_else(|| self.config.current_context())
+            .unwrap_or_else(|| String::from("default"))
     }
 
     /// The client, without connecting.
@@ -106,9 +134,15 @@ impl Cli {
             eprintln!("WARNING: {warning}");
         }
         let client = Client::new(endpoint, &self.config.texts("HttpHeaders"));
-        if let Some(version) = environment("DOCKER_API_VERSION").filter(|version| !version.is_empty()) {
-            let parsed = version.split_once('.').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
-            client.set_version(parsed.ok_or_else(|| Failure::new(format!("malformed version {version:?}")))?);
+        if let Some(version) =
+            environment("DOCKER_API_VERSION").filter(|version| !version.is_empty())
+        {
+            let parsed = version
+                .split_once('.')
+                .and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+            client.set_version(
+                parsed.ok_or_else(|| Failure::new(format!("malformed version {version:?}")))?,
+            );
         }
         Ok(self.client.get_or_init(|| client))
     }
@@ -127,7 +161,10 @@ impl Cli {
 
 /// Reads the arguments and runs the command.
 pub(crate) fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let words: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect();
     match dispatch(words) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
@@ -141,9 +178,15 @@ pub(crate) fn main() -> ExitCode {
 
 /// Ends a command line that was not understood.
 fn usage_failure(message: &str, usage: &str, path: &str) -> Failure {
-    let full = if path.is_empty() { PROGRAM.to_owned() } else { format!("{PROGRAM} {path}") };
-    Failure::new(format!("{message}\n\nUsage:  {usage}\n\nRun '{full} --help' for more information"))
-        .with_code(failure::ENGINE_FAILED)
+    let full = if path.is_empty() {
+        PROGRAM.to_owned()
+    } else {
+        format!("{PROGRAM} {path}")
+    };
+    Failure::new(format!(
+        "{message}\n\nUsage:  {usage}\n\nRun '{full} --help' for more information"
+    ))
+    .with_code(failure::ENGINE_FAILED)
 }
 
 fn dispatch(words: Vec<String>) -> Outcome {
@@ -153,16 +196,32 @@ fn dispatch(words: Vec<String>) -> Outcome {
             output::print(&help::of_program())?;
             return Ok(0);
         }
-        Err(Stop::Wrong(message)) => return Err(usage_failure(&message, &format!("{PROGRAM} [OPTIONS] COMMAND [ARG...]"), "")),
+        Err(Stop::Wrong(message)) => {
+            return Err(usage_failure(
+                &message,
+                &format!("{PROGRAM} [OPTIONS] COMMAND [ARG...]"),
+                "",
+            ));
+        }
     };
     let mut words = globals.args.clone();
     if globals.on("version") {
-        output::print(&format!("Kekkai version {}, build {}\n", env!("CARGO_PKG_VERSION"), commands::version::short_build()))?;
+        output::print(&format!(
+            "Kekkai version {}, build {}\n",
+            env!("CARGO_PKG_VERSION"),
+            commands::version::short_build()
+        ))?;
         return Ok(0);
     }
     let level = globals.text("log-level");
-    if !["debug", "info", "warn", "error", "fatal", "trace", "panic", "warning"].contains(&level) {
-        return Err(Failure::new(format!("unable to parse logging level: {level}")));
+    if ![
+        "debug", "info", "warn", "error", "fatal", "trace", "panic", "warning",
+    ]
+    .contains(&level)
+    {
+        return Err(Failure::new(format!(
+            "Unable to parse logging level: {level}"
+        )));
     }
     let wants_help = words.first().is_some_and(|word| word == "help");
     if wants_help {
@@ -182,7 +241,9 @@ fn dispatch(words: Vec<String>) -> Outcome {
 
 /// Follows the words down the tree. `None`: no words.
 fn find(words: &[String]) -> Result<Option<(&'static Command, String, Vec<String>)>, Failure> {
-    let Some((first, mut rest)) = words.split_first() else { return Ok(None) };
+    let Some((first, mut rest)) = words.split_first() else {
+        return Ok(None);
+    };
     let Some(mut command) = tree::top().find(|command| command.answers_to(first)) else {
         return Err(Failure::new(format!(
             "{PROGRAM}: unknown command: {PROGRAM} {first}\n\nRun '{PROGRAM} --help' for more information"
@@ -190,7 +251,9 @@ fn find(words: &[String]) -> Result<Option<(&'static Command, String, Vec<String
     };
     let mut path = command.name.to_owned();
     while let Action::Group(members) = command.action {
-        let Some((word, after)) = rest.split_first() else { break };
+        let Some((word, after)) = rest.split_first() else {
+            break;
+        };
         if word.starts_with('-') {
             break;
         }
@@ -210,7 +273,9 @@ fn run(cli: &Cli, command: &'static Command, path: String, words: Vec<String>) -
     let action = match command.action {
         Action::Run(action) => action,
         Action::Missing => {
-            return Err(Failure::new(format!("{PROGRAM}: '{PROGRAM} {path}' is a command of Docker's that kekkai does not have yet")));
+            return Err(Failure::new(format!(
+                "{PROGRAM}: '{PROGRAM} {path}' is a command of Docker's that kekkai does not have yet"
+            )));
         }
         Action::Group(_) => {
             let wrong = match Matches::parse(command.flags, words, false, path.clone()) {
@@ -232,12 +297,16 @@ fn run(cli: &Cli, command: &'static Command, path: String, words: Vec<String>) -
             output::print(&help::of_command(command, &path))?;
             return Ok(0);
         }
-        Err(Stop::Wrong(message)) => return Err(usage_failure(&message, &command.usage_line(&path), &path)),
+        Err(Stop::Wrong(message)) => {
+            return Err(usage_failure(&message, &command.usage_line(&path), &path));
+        }
     };
     if let Some(message) = command.arity_error(&path, matches.args.len()) {
         return Err(Failure::new(message));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     let outcome = runtime.block_on(action(cli, &matches));
     // A blocked reader of standard input must not hold us up.
     runtime.shutdown_background();

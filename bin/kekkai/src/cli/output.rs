@@ -8,7 +8,10 @@ fn write_all(fd: impl std::os::fd::AsFd, mut bytes: &[u8]) -> std::io::Result<()
             Ok(written) => bytes = &bytes[written..],
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => {
-                let mut poll = [rustix::event::PollFd::new(&fd, rustix::event::PollFlags::OUT)];
+                let mut poll = [rustix::event::PollFd::new(
+                    &fd,
+                    rustix::event::PollFlags::OUT,
+                )];
                 rustix::event::poll(&mut poll, None)?;
             }
             Err(error) => return Err(error.into()),

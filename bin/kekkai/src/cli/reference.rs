@@ -22,15 +22,12 @@ pub(crate) struct ImageName {
 impl ImageName {
     /// Reads a name and adds `latest` where it has neither tag nor digest.
     pub(crate) fn parse(text: &str) -> Result<Self, Failure> {
-        let reference = Reference::parse_normalized(text).map_err(|error| Failure::new(error.to_string()))?;
-        let reference = reference.with_default_tag();
-        Ok(Self::of(&reference))
+        Ok(Self::of(&normalized(text)?.with_default_tag()))
     }
 
     /// Reads a name and adds nothing.
     pub(crate) fn parse_bare(text: &str) -> Result<Self, Failure> {
-        let reference = Reference::parse_normalized(text).map_err(|error| Failure::new(error.to_string()))?;
-        Ok(Self::of(&reference))
+        Ok(Self::of(&normalized(text)?))
     }
 
     fn of(reference: &Reference) -> Self {
@@ -38,7 +35,10 @@ impl ImageName {
             familiar: reference.familiar(),
             repository: reference.familiar_repository(),
             tag: reference.tag().unwrap_or("").to_owned(),
-            digest: reference.digest().map(ToString::to_string).unwrap_or_default(),
+            digest: reference
+                .digest()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             domain: reference.domain().to_owned(),
         }
     }
@@ -47,6 +47,19 @@ impl ImageName {
     pub(crate) fn auth_key(&self) -> &str {
         auth_key(&self.domain)
     }
+}
+
+/// Reads a name; the words of an error name the official repository in full.
+fn normalized(text: &str) -> Result<Reference, Failure> {
+    Reference::parse_normalized(text).map_err(|error| {
+        let words = error.to_string();
+        match words.split_once("repository name (") {
+            Some((before, after)) if !after.contains('/') => {
+                Failure::new(format!("{before}repository name (library/{after}"))
+            }
+            _ => Failure::new(words),
+        }
+    })
 }
 
 /// The key of Docker Hub's credentials.

@@ -43,8 +43,15 @@ impl StandardFd {
     /// Prepares a descriptor. Needs a runtime.
     pub(crate) fn new(which: Standard) -> Self {
         let fd = which.fd();
-        let interest = if which == Standard::Input { Interest::READABLE } else { Interest::WRITABLE };
-        #[expect(deprecated, reason = "its replacement is unsafe; a borrowed descriptor of 'static lifetime stays open")]
+        let interest = if which == Standard::Input {
+            Interest::READABLE
+        } else {
+            Interest::WRITABLE
+        };
+        #[expect(
+            deprecated,
+            reason = "its replacement is unsafe; a borrowed descriptor of 'static lifetime stays open"
+        )]
         // Regular files answer EPERM: they are always ready.
         let waiter = AsyncFd::with_interest(fd, interest).ok();
         Self { fd, waiter }
@@ -56,10 +63,15 @@ impl StandardFd {
     }
 
     async fn wait(&self, flags: PollFlags) -> io::Result<()> {
-        let Some(waiter) = &self.waiter else { return Ok(()) };
+        let Some(waiter) = &self.waiter else {
+            return Ok(());
+        };
         while !self.is_ready(flags) {
-            let mut guard =
-                if flags.contains(PollFlags::IN) { waiter.readable().await? } else { waiter.writable().await? };
+            let mut guard = if flags.contains(PollFlags::IN) {
+                waiter.readable().await?
+            } else {
+                waiter.writable().await?
+            };
             if self.is_ready(flags) {
                 break;
             }
@@ -87,7 +99,11 @@ impl StandardFd {
     pub(crate) async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             self.wait(PollFlags::OUT).await?;
-            let limit = if self.waiter.is_some() { SAFE_WRITE } else { usize::MAX };
+            let limit = if self.waiter.is_some() {
+                SAFE_WRITE
+            } else {
+                usize::MAX
+            };
             match rustix::io::write(self.fd, &bytes[..bytes.len().min(limit)]) {
                 Ok(count) => bytes = &bytes[count..],
                 Err(Errno::INTR) => {}
@@ -122,7 +138,10 @@ impl DetachKeys {
     /// Reads `ctrl-a,b,@`; empty means the default.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
-            return Ok(Self { keys: Self::DEFAULT.to_vec(), matched: 0 });
+            return Ok(Self {
+                keys: Self::DEFAULT.to_vec(),
+                matched: 0,
+            });
         }
         let mut keys = Vec::new();
         for key in text.split(',') {

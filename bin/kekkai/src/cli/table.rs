@@ -17,8 +17,14 @@ pub(crate) fn align(text: &str) -> String {
 pub(crate) fn align_with(text: &str, min_width: usize, padding: usize) -> String {
     let ends_with_newline = text.ends_with('\n');
     let body = text.strip_suffix('\n').unwrap_or(text);
-    let lines: Vec<Vec<&str>> = body.split('\n').map(|line| line.split('\t').collect()).collect();
-    let mut widths: Vec<Vec<usize>> = lines.iter().map(|cells| vec![0; cells.len().saturating_sub(1)]).collect();
+    let lines: Vec<Vec<&str>> = body
+        .split('\n')
+        .map(|line| line.split('\t').collect())
+        .collect();
+    let mut widths: Vec<Vec<usize>> = lines
+        .iter()
+        .map(|cells| vec![0; cells.len().saturating_sub(1)])
+        .collect();
     fill(&lines, &mut widths, 0, lines.len(), 0, (min_width, padding));
     let mut out = String::with_capacity(text.len() * 2);
     for (index, cells) in lines.iter().enumerate() {
@@ -28,7 +34,10 @@ pub(crate) fn align_with(text: &str, min_width: usize, padding: usize) -> String
         for (column, cell) in cells.iter().enumerate() {
             out.push_str(cell);
             if let Some(width) = widths[index].get(column) {
-                out.extend(std::iter::repeat_n(' ', width.saturating_sub(cell.chars().count())));
+                out.extend(std::iter::repeat_n(
+                    ' ',
+                    width.saturating_sub(cell.chars().count()),
+                ));
             }
         }
     }
@@ -52,9 +61,16 @@ fn fill(
             start += 1;
             continue;
         }
-        let length = lines[start..to].iter().take_while(|cells| cells.len() > column + 1).count();
+        let length = lines[start..to]
+            .iter()
+            .take_while(|cells| cells.len() > column + 1)
+            .count();
         let end = start + length;
-        let widest = lines[start..end].iter().map(|cells| cells[column].chars().count()).max().unwrap_or(0);
+        let widest = lines[start..end]
+            .iter()
+            .map(|cells| cells[column].chars().count())
+            .max()
+            .unwrap_or(0);
         let width = (widest + padding).max(min_width);
         for row in &mut widths[start..end] {
             row[column] = width;
@@ -70,7 +86,10 @@ mod tests {
 
     #[test]
     fn columns() {
-        assert_eq!(align("CONTAINER ID\tNAMES\tb c\n47335a813b5f\tcli-a\t\n"), "CONTAINER ID   NAMES     b c\n47335a813b5f   cli-a     \n");
+        assert_eq!(
+            align("CONTAINER ID\tNAMES\tb c\n47335a813b5f\tcli-a\t\n"),
+            "CONTAINER ID   NAMES     b c\n47335a813b5f   cli-a     \n"
+        );
         assert_eq!(align("a b\nc d\n"), "a b\nc d\n");
     }
 }

@@ -32,7 +32,9 @@ impl Drop for RawMode {
 /// Runs `read` with the echo of standard input switched off.
 pub(crate) fn without_echo<T>(read: impl FnOnce() -> T) -> T {
     let input = std::io::stdin();
-    let Ok(before) = tcgetattr(input.as_fd()) else { return read() };
+    let Ok(before) = tcgetattr(input.as_fd()) else {
+        return read();
+    };
     let mut quiet = before.clone();
     quiet.local_modes.remove(rustix::termios::LocalModes::ECHO);
     let _ = tcsetattr(input.as_fd(), OptionalActions::Now, &quiet);

@@ -5,7 +5,11 @@ use kekkai_types::size;
 /// `3 minutes`, `About an hour`, `2 weeks`.
 pub(crate) fn human_duration(seconds: i64) -> String {
     let minutes = seconds / 60;
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "rounded to hours for people")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        reason = "rounded to hours for people"
+    )]
     let hours = (seconds as f64 / 3600.0 + 0.5) as i64;
     match seconds {
         ..1 => String::from("Less than a second"),
@@ -34,20 +38,39 @@ pub(crate) fn ago(then: i64) -> String {
 
 /// `2026-11-21 05:17:41 +0000 UTC`: Go's default form of a time, in the local zone.
 pub(crate) fn local_time(seconds: i64) -> String {
-    let Ok(timestamp) = jiff::Timestamp::from_second(seconds) else { return String::new() };
-    timestamp.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
+    let Ok(timestamp) = jiff::Timestamp::from_second(seconds) else {
+        return String::new();
+    };
+    timestamp
+        .to_zoned(jiff::tz::TimeZone::system())
+        .strftime("%Y-%m-%d %H:%M:%S %z %Z")
+        .to_string()
 }
 
 /// RFC 3339 in the local zone without a fraction.
 pub(crate) fn local_rfc3339(seconds: i64) -> String {
-    let Ok(timestamp) = jiff::Timestamp::from_second(seconds) else { return String::new() };
-    zone_letter(timestamp.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string())
+    let Ok(timestamp) = jiff::Timestamp::from_second(seconds) else {
+        return String::new();
+    };
+    zone_letter(
+        timestamp
+            .to_zoned(jiff::tz::TimeZone::system())
+            .strftime("%Y-%m-%dT%H:%M:%S%:z")
+            .to_string(),
+    )
 }
 
 /// RFC 3339 in the local zone with nine digits of a second.
 pub(crate) fn local_rfc3339_nanos(nanos: i64) -> String {
-    let Ok(timestamp) = jiff::Timestamp::from_nanosecond(i128::from(nanos)) else { return String::new() };
-    zone_letter(timestamp.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%dT%H:%M:%S.%9f%:z").to_string())
+    let Ok(timestamp) = jiff::Timestamp::from_nanosecond(i128::from(nanos)) else {
+        return String::new();
+    };
+    zone_letter(
+        timestamp
+            .to_zoned(jiff::tz::TimeZone::system())
+            .strftime("%Y-%m-%dT%H:%M:%S.%9f%:z")
+            .to_string(),
+    )
 }
 
 /// Go writes `Z` for UTC.
@@ -65,7 +88,10 @@ pub(crate) fn timestamp_argument(text: &str) -> Result<String, String> {
         return Ok(String::new());
     }
     let bad = || format!("failed to parse value as time or duration: {text:?}");
-    let has_zone = text.ends_with('Z') || text.rsplit_once('T').is_some_and(|(_, time)| time.contains(['+', '-']));
+    let has_zone = text.ends_with('Z')
+        || text
+            .rsplit_once('T')
+            .is_some_and(|(_, time)| time.contains(['+', '-']));
     let is_local_date = !has_zone && text.len() >= 10 && text.as_bytes().get(4) == Some(&b'-');
     let moment = if is_local_date {
         let padded = match (text.contains('T'), text.matches(':').count()) {
@@ -75,13 +101,21 @@ pub(crate) fn timestamp_argument(text: &str) -> Result<String, String> {
             (true, _) => text.to_owned(),
         };
         let civil: jiff::civil::DateTime = padded.parse().map_err(|_| bad())?;
-        let zoned = civil.to_zoned(jiff::tz::TimeZone::system()).map_err(|_| bad())?;
-        Timestamp::from_unix_nanos(i64::try_from(zoned.timestamp().as_nanosecond()).map_err(|_| bad())?)
+        let zoned = civil
+            .to_zoned(jiff::tz::TimeZone::system())
+            .map_err(|_| bad())?;
+        Timestamp::from_unix_nanos(
+            i64::try_from(zoned.timestamp().as_nanosecond()).map_err(|_| bad())?,
+        )
     } else {
         Timestamp::parse_relative(text, Timestamp::now()).map_err(|_| bad())?
     };
     let nanos = moment.unix_nanos();
-    Ok(format!("{}.{:09}", nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000)))
+    Ok(format!(
+        "{}.{:09}",
+        nanos.div_euclid(1_000_000_000),
+        nanos.rem_euclid(1_000_000_000)
+    ))
 }
 
 /// `7.8MB`, three digits.
@@ -154,6 +188,9 @@ mod tests {
     fn times() {
         assert!(timestamp_argument("nonsense").is_err());
         assert_eq!(timestamp_argument("12.5").unwrap(), "12.500000000");
-        assert_eq!(timestamp_argument("1970-01-01T00:00:10Z").unwrap(), "10.000000000");
+        assert_eq!(
+            timestamp_argument("1970-01-01T00:00:10Z").unwrap(),
+            "10.000000000"
+        );
     }
 }

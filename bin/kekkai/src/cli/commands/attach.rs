@@ -10,7 +10,10 @@ use crate::cli::flags::{Flag, Matches, switch, text as text_flag};
 use crate::cli::{Cli, Failure, terminal};
 
 pub(crate) const FLAGS: &[Flag] = &[
-    text_flag("detach-keys", "Keys that leave the container running in the background"),
+    text_flag(
+        "detach-keys",
+        "Keys that leave the container running in the background",
+    ),
     switch("no-stdin", "Do not connect to the container's input"),
     switch("sig-proxy", "Pass signals on to the process").default("true"),
 ];
@@ -18,16 +21,26 @@ pub(crate) const FLAGS: &[Flag] = &[
 pub(crate) async fn attach(cli: &Cli, matches: &Matches) -> Outcome {
     let client = cli.client().await?;
     let name = &matches.args[0];
-    let inspected: Json = client.send(Request::get("/containers/").segment(name, "/json")).await?.json().await?;
+    let inspected: Json = client
+        .send(Request::get("/containers/").segment(name, "/json"))
+        .await?
+        .json()
+        .await?;
     let state = &inspected["State"];
     if !state["Running"].as_bool().unwrap_or(false) {
-        return Err(Failure::new("cannot attach to a stopped container, start it first"));
+        return Err(Failure::new(
+            "cannot attach to a stopped container, start it first",
+        ));
     }
     if state["Paused"].as_bool().unwrap_or(false) {
-        return Err(Failure::new("cannot attach to a paused container, unpause it first"));
+        return Err(Failure::new(
+            "cannot attach to a paused container, unpause it first",
+        ));
     }
     if state["Restarting"].as_bool().unwrap_or(false) {
-        return Err(Failure::new("cannot attach to a restarting container, wait until it is running"));
+        return Err(Failure::new(
+            "cannot attach to a restarting container, wait until it is running",
+        ));
     }
     let id = text(&inspected, "Id").to_owned();
     let config = &inspected["Config"];
@@ -45,11 +58,21 @@ pub(crate) async fn attach(cli: &Cli, matches: &Matches) -> Outcome {
         .with_text("detachKeys", &keys_text);
     let wait = Request::post("/containers/").segment(&id, "/wait");
     let (hijacked, waiting) = futures_util::join!(
-        client.hijack(Request::post("/containers/").segment(&id, "/attach").query(query)),
+        client.hijack(
+            Request::post("/containers/")
+                .segment(&id, "/attach")
+                .query(query)
+        ),
         client.send(wait)
     );
     let (hijacked, waiting) = (hijacked?, waiting?);
-    let wiring = Wiring { stdin, stdout: true, stderr: true, tty, detach_keys: keys };
+    let wiring = Wiring {
+        stdin,
+        stdout: true,
+        stderr: true,
+        tty,
+        detach_keys: keys,
+    };
     let resized = Resized::Container(id.clone());
     let signals = async {
         if matches.on("sig-proxy") && !tty {
@@ -68,7 +91,10 @@ pub(crate) async fn attach(cli: &Cli, matches: &Matches) -> Outcome {
             End::Detached => Err(Failure::new(DETACHED)),
             End::Finished => {
                 let answer: Json = waiting.json().await?;
-                if let Some(message) = answer["Error"]["Message"].as_str().filter(|message| !message.is_empty()) {
+                if let Some(message) = answer["Error"]["Message"]
+                    .as_str()
+                    .filter(|message| !message.is_empty())
+                {
                     return Err(Failure::new(message));
                 }
                 Ok(super::run::status_of(&answer))

@@ -12,13 +12,25 @@ use crate::cli::{Cli, Failure, output, table};
 pub(crate) const STOP_FLAGS: &[Flag] = &[
     text_flag("signal", "Signal to send first").short('s'),
     int("timeout", "Seconds to wait before the container is killed").short('t'),
-    int("time", "Seconds to wait before the container is killed (old name of --timeout)").hidden(),
+    int(
+        "time",
+        "Seconds to wait before the container is killed (old name of --timeout)",
+    )
+    .hidden(),
 ];
 pub(crate) const KILL_FLAGS: &[Flag] = &[text_flag("signal", "Signal to send").short('s')];
 pub(crate) const RM_FLAGS: &[Flag] = &[
-    switch("force", "Remove a running container too, by killing it first").short('f'),
+    switch(
+        "force",
+        "Remove a running container too, by killing it first",
+    )
+    .short('f'),
     switch("link", "Remove the named link").short('l'),
-    switch("volumes", "Remove the container's anonymous volumes as well").short('v'),
+    switch(
+        "volumes",
+        "Remove the container's anonymous volumes as well",
+    )
+    .short('v'),
 ];
 
 /// The request that a command sends for one container.
@@ -30,7 +42,9 @@ async fn for_each(cli: &Cli, names: &[String], make: &Make<'_>) -> Outcome {
     let mut failures = Vec::new();
     // Bounded, so that a thousand names do not open a thousand connections.
     for batch in names.chunks(50) {
-        let answers = futures_util::future::join_all(batch.iter().map(|name| finish(client, make(name)))).await;
+        let answers =
+            futures_util::future::join_all(batch.iter().map(|name| finish(client, make(name))))
+                .await;
         let mut done = String::new();
         for (name, answer) in batch.iter().zip(answers) {
             match answer {
@@ -51,7 +65,9 @@ async fn finish(client: &Client, request: Request) -> Result<(), ClientError> {
 }
 
 fn container(verb: &str, name: &str, query: Query) -> Request {
-    Request::post("/containers/").segment(name, verb).query(query)
+    Request::post("/containers/")
+        .segment(name, verb)
+        .query(query)
 }
 
 fn timeout(matches: &Matches) -> Query {
@@ -67,32 +83,49 @@ fn timeout(matches: &Matches) -> Query {
 
 fn check_timeout(matches: &Matches) -> Result<(), Failure> {
     if matches.is_set("timeout") && matches.is_set("time") {
-        return Err(Failure::new("conflicting options: cannot specify both --timeout and --time"));
+        return Err(Failure::new(
+            "conflicting options: cannot specify both --timeout and --time",
+        ));
     }
     Ok(())
 }
 
 pub(crate) async fn stop(cli: &Cli, matches: &Matches) -> Outcome {
     check_timeout(matches)?;
-    for_each(cli, &matches.args, &|name| container("/stop", name, timeout(matches))).await
+    for_each(cli, &matches.args, &|name| {
+        container("/stop", name, timeout(matches))
+    })
+    .await
 }
 
 pub(crate) async fn restart(cli: &Cli, matches: &Matches) -> Outcome {
     check_timeout(matches)?;
-    for_each(cli, &matches.args, &|name| container("/restart", name, timeout(matches))).await
+    for_each(cli, &matches.args, &|name| {
+        container("/restart", name, timeout(matches))
+    })
+    .await
 }
 
 pub(crate) async fn kill(cli: &Cli, matches: &Matches) -> Outcome {
     let signal = matches.text("signal");
-    for_each(cli, &matches.args, &|name| container("/kill", name, Query::new().with_text("signal", signal))).await
+    for_each(cli, &matches.args, &|name| {
+        container("/kill", name, Query::new().with_text("signal", signal))
+    })
+    .await
 }
 
 pub(crate) async fn pause(cli: &Cli, matches: &Matches) -> Outcome {
-    for_each(cli, &matches.args, &|name| container("/pause", name, Query::new())).await
+    for_each(cli, &matches.args, &|name| {
+        container("/pause", name, Query::new())
+    })
+    .await
 }
 
 pub(crate) async fn unpause(cli: &Cli, matches: &Matches) -> Outcome {
-    for_each(cli, &matches.args, &|name| container("/unpause", name, Query::new())).await
+    for_each(cli, &matches.args, &|name| {
+        container("/unpause", name, Query::new())
+    })
+    .await
 }
 
 pub(crate) async fn remove(cli: &Cli, matches: &Matches) -> Outcome {
@@ -106,7 +139,12 @@ pub(crate) async fn remove(cli: &Cli, matches: &Matches) -> Outcome {
     for batch in matches.args.chunks(50) {
         let requests = batch.iter().map(|name| {
             let name = name.trim_matches('/');
-            finish(client, Request::delete("/containers/").segment(name, "").query(query.clone()))
+            finish(
+                client,
+                Request::delete("/containers/")
+                    .segment(name, "")
+                    .query(query.clone()),
+            )
         });
         let answers = futures_util::future::join_all(requests).await;
         let mut done = String::new();
@@ -116,7 +154,9 @@ pub(crate) async fn remove(cli: &Cli, matches: &Matches) -> Outcome {
                     done.push_str(name);
                     done.push('\n');
                 }
-                Err(error) if force && error.is_not_found() => output::to_stderr(&format!("{error}\n")),
+                Err(error) if force && error.is_not_found() => {
+                    output::to_stderr(&format!("{error}\n"))
+                }
                 Err(error) => failures.push(error.to_string()),
             }
         }
@@ -128,12 +168,16 @@ pub(crate) async fn remove(cli: &Cli, matches: &Matches) -> Outcome {
 pub(crate) async fn rename(cli: &Cli, matches: &Matches) -> Outcome {
     let (old, new) = (matches.args[0].trim(), matches.args[1].trim());
     if old.is_empty() || new.is_empty() {
-        return Err(Failure::new("Error: Neither old nor new names may be empty"));
+        return Err(Failure::new(
+            "Error: Neither old nor new names may be empty",
+        ));
     }
     let request = container("/rename", old, Query::new().with("name", new));
     match finish(cli.client().await?, request).await {
         Ok(()) => Ok(0),
-        Err(error) => Err(Failure::new(format!("{error}\nError: failed to rename container named {old}"))),
+        Err(error) => Err(Failure::new(format!(
+            "{error}\nError: failed to rename container named {old}"
+        ))),
     }
 }
 
@@ -156,11 +200,19 @@ pub(crate) async fn wait(cli: &Cli, matches: &Matches) -> Outcome {
 pub(crate) async fn port(cli: &Cli, matches: &Matches) -> Outcome {
     let client = cli.client().await?;
     let name = &matches.args[0];
-    let inspected: Json = client.send(Request::get("/containers/").segment(name, "/json")).await?.json().await?;
+    let inspected: Json = client
+        .send(Request::get("/containers/").segment(name, "/json"))
+        .await?
+        .json()
+        .await?;
     let ports = &inspected["NetworkSettings"]["Ports"];
     let address = |binding: &Json| {
         let ip = text(binding, "HostIp");
-        let ip = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+        let ip = if ip.contains(':') {
+            format!("[{ip}]")
+        } else {
+            ip.to_owned()
+        };
         format!("{ip}:{}", text(binding, "HostPort"))
     };
     if let Some(wanted) = matches.args.get(1) {
@@ -172,7 +224,9 @@ pub(crate) async fn port(cli: &Cli, matches: &Matches) -> Outcome {
             return Err(Failure::new(format!("Error: invalid port ({port}): {why}")));
         }
         if bindings.is_empty() {
-            return Err(Failure::new(format!("Error: No public port '{key}' published for {name}")));
+            return Err(Failure::new(format!(
+                "Error: No public port '{wanted}' published for {name}"
+            )));
         }
         let lines: Vec<String> = bindings.iter().map(address).collect();
         output::line(&lines.join("\n"))?;
@@ -180,7 +234,11 @@ pub(crate) async fn port(cli: &Cli, matches: &Matches) -> Outcome {
     }
     let mut lines: Vec<(u32, String)> = Vec::new();
     for (key, bindings) in ports.as_object().into_iter().flatten() {
-        let number = key.split('/').next().and_then(|port| port.parse().ok()).unwrap_or(0);
+        let number = key
+            .split('/')
+            .next()
+            .and_then(|port| port.parse().ok())
+            .unwrap_or(0);
         for binding in items(bindings) {
             lines.push((number, format!("{key} -> {}\n", address(binding))));
         }

@@ -18,7 +18,11 @@ mod archive;
 pub(crate) const FLAGS: &[Flag] = &[
     switch("archive", "Keep user and group ids").short('a'),
     switch("follow-link", "Follow a symbolic link named as the source").short('L'),
-    switch("quiet", "Do not show the progress. It is never shown without a terminal").short('q'),
+    switch(
+        "quiet",
+        "Do not show the progress. It is never shown without a terminal",
+    )
+    .short('q'),
 ];
 
 /// Mode bits as Go's `fs.FileMode` sends them.
@@ -45,10 +49,13 @@ pub(crate) async fn copy(cli: &Cli, matches: &Matches) -> Outcome {
     if destination.is_empty() {
         return Err(Failure::new("destination can not be empty"));
     }
-    let quiet = matches.on("quiet") || (!matches.is_set("quiet") && !terminal::stdout_is_terminal());
+    let quiet =
+        matches.on("quiet") || (!matches.is_set("quiet") && !terminal::stdout_is_terminal());
     let follow = matches.on("follow-link");
     match (split(source), split(destination)) {
-        ((Some(_), _), (Some(_), _)) => Err(Failure::new("copying between containers is not supported")),
+        ((Some(_), _), (Some(_), _)) => {
+            Err(Failure::new("copying between containers is not supported"))
+        }
         ((None, _), (None, _)) => Err(Failure::new("must specify at least one container source")),
         ((Some(container), path), (None, local)) => {
             let client = cli.client().await?;
@@ -60,7 +67,14 @@ pub(crate) async fn copy(cli: &Cli, matches: &Matches) -> Outcome {
         }
         ((None, local), (Some(container), path)) => {
             let client = cli.client().await?;
-            let size = to_container(client, container, local, path, (follow, matches.on("archive"))).await?;
+            let size = to_container(
+                client,
+                container,
+                local,
+                path,
+                (follow, matches.on("archive")),
+            )
+            .await?;
             if !quiet {
                 done(size, &format!("{container}:{path}"));
             }
@@ -70,7 +84,10 @@ pub(crate) async fn copy(cli: &Cli, matches: &Matches) -> Outcome {
 }
 
 fn done(size: u64, to: &str) {
-    output::to_stderr(&format!("Successfully copied {} to {to}\n", units::size3(i64::try_from(size).unwrap_or(i64::MAX))));
+    output::to_stderr(&format!(
+        "Successfully copied {} to {to}\n",
+        units::size3(i64::try_from(size).unwrap_or(i64::MAX))
+    ));
 }
 
 /// What is at a path in a container.
@@ -90,9 +107,14 @@ impl Stat {
 }
 
 fn decode_stat(header: Option<&str>) -> Option<Stat> {
-    let decoded = base64::engine::general_purpose::STANDARD.decode(header?).ok()?;
+    let decoded = base64::engine::general_purpose::STANDARD
+        .decode(header?)
+        .ok()?;
     let json: Json = serde_json::from_slice(&decoded).ok()?;
-    Some(Stat { mode: json["mode"].as_u64()?, link_target: json["linkTarget"].as_str().unwrap_or("").to_owned() })
+    Some(Stat {
+        mode: json["mode"].as_u64()?,
+        link_target: json["linkTarget"].as_str().unwrap_or("").to_owned(),
+    })
 }
 
 async fn stat(client: &Client, container: &str, path: &str) -> Result<Stat, Failure> {
@@ -171,11 +193,22 @@ enum Destination {
     Missing,
 }
 
-fn place(source_name: &str, source_is_directory: bool, path: &str, destination: Destination) -> Result<Placement, Failure> {
+fn place(
+    source_name: &str,
+    source_is_directory: bool,
+    path: &str,
+    destination: Destination,
+) -> Result<Placement, Failure> {
     let (directory, name) = directory_and_name(path);
-    let renamed = |directory: String, name: String| Placement { directory, rename: Some((source_name.to_owned(), name)) };
+    let renamed = |directory: String, name: String| Placement {
+        directory,
+        rename: Some((source_name.to_owned(), name)),
+    };
     match destination {
-        Destination::Directory => Ok(Placement { directory: path.to_owned(), rename: None }),
+        Destination::Directory => Ok(Placement {
+            directory: path.to_owned(),
+            rename: None,
+        }),
         Destination::File if source_is_directory => Err(Failure::new("cannot copy directory")),
         Destination::File => Ok(renamed(directory, name)),
         Destination::Missing if source_is_directory => {
@@ -187,7 +220,13 @@ fn place(source_name: &str, source_is_directory: bool, path: &str, destination: 
     }
 }
 
-async fn from_container(client: &Client, container: &str, path: &str, local: &str, follow: bool) -> Result<u64, Failure> {
+async fn from_container(
+    client: &Client,
+    container: &str,
+    path: &str,
+    local: &str,
+    follow: bool,
+) -> Result<u64, Failure> {
     let mut path = path.to_owned();
     let mut rebase = None;
     if follow {
@@ -206,14 +245,17 @@ async fn from_container(client: &Client, container: &str, path: &str, local: &st
     if local != "-" {
         check_local_destination(local)?;
     }
-    let request =
-        Request::get("/containers/").segment(container, "/archive").query(Query::new().with("path", &path));
+    let request = Request::get("/containers/")
+        .segment(container, "/archive")
+        .query(Query::new().with("path", &path));
     let mut reply = client.send(request).await?;
     let found = decode_stat(reply.header("x-docker-container-path-stat"))
         .ok_or_else(|| Failure::new("unable to decode container path stat header"))?;
     if local == "-" {
         if terminal::stdout_is_terminal() {
-            return Err(Failure::new("refusing to copy a tar archive to a terminal: redirect the output"));
+            return Err(Failure::new(
+                "refusing to copy a tar archive to a terminal: redirect the output",
+            ));
         }
         let mut size = 0;
         while let Some(chunk) = reply.chunk().await? {
@@ -239,31 +281,40 @@ async fn from_container(client: &Client, container: &str, path: &str, local: &st
     let (sender, receiver) = std::sync::mpsc::sync_channel(16);
     let directory = PathBuf::from(&placement.directory);
     let rename = placement.rename;
-    let unpacking = tokio::task::spawn_blocking(move || archive::unpack(receiver, &directory, rename.as_ref()));
+    let unpacking =
+        tokio::task::spawn_blocking(move || archive::unpack(receiver, &directory, rename.as_ref()));
     let mut size = 0;
     while let Some(chunk) = reply.chunk().await? {
         size += chunk.len() as u64;
         let sender = sender.clone();
-        let sent = tokio::task::spawn_blocking(move || sender.send(chunk).is_ok()).await.unwrap_or(false);
+        let sent = tokio::task::spawn_blocking(move || sender.send(chunk).is_ok())
+            .await
+            .unwrap_or(false);
         if !sent {
             break;
         }
     }
     drop(sender);
-    unpacking.await.map_err(|error| Failure::new(error.to_string()))??;
+    unpacking
+        .await
+        .map_err(|error| Failure::new(error.to_string()))??;
     Ok(size)
 }
 
 fn check_local_destination(local: &str) -> Result<(), Failure> {
     let (directory, _) = directory_and_name(&clean(local));
     if !Path::new(&directory).is_dir() {
-        return Err(Failure::new(format!("invalid output path: directory {directory:?} does not exist")));
+        return Err(Failure::new(format!(
+            "invalid output path: directory {directory:?} does not exist"
+        )));
     }
     if let Ok(data) = std::fs::metadata(local)
         && !data.is_dir()
         && !data.is_file()
     {
-        return Err(Failure::new(format!("invalid output path: {local:?} must be a directory or a regular file")));
+        return Err(Failure::new(format!(
+            "invalid output path: {local:?} must be a directory or a regular file"
+        )));
     }
     Ok(())
 }
@@ -291,7 +342,9 @@ async fn to_container(
     if let Ok(found) = &found
         && found.mode & GO_IRREGULAR != 0
     {
-        return Err(Failure::new(format!("destination \"{container}:{path}\" must be a directory or a regular file")));
+        return Err(Failure::new(format!(
+            "destination \"{container}:{path}\" must be a directory or a regular file"
+        )));
     }
     let destination = match &found {
         Ok(found) if found.is_directory() => Destination::Directory,
@@ -300,8 +353,14 @@ async fn to_container(
         Err(failure) => return Err(Failure::new(failure.text())),
     };
     let query = |directory: &str| {
-        let query = Query::new().with("path", directory).with("noOverwriteDirNonDir", "true");
-        if keep_ids { query.with("copyUIDGID", "true") } else { query }
+        let query = Query::new()
+            .with("path", directory)
+            .with("noOverwriteDirNonDir", "true");
+        if keep_ids {
+            query.with("copyUIDGID", "true")
+        } else {
+            query
+        }
     };
     let put = |directory: &str, body| {
         Request::new(http::Method::PUT, "/containers/")
@@ -311,18 +370,31 @@ async fn to_container(
     };
     if local == "-" {
         if destination != Destination::Directory {
-            return Err(Failure::new(format!("destination \"{container}:{path}\" must be a directory")));
+            return Err(Failure::new(format!(
+                "destination \"{container}:{path}\" must be a directory"
+            )));
         }
-        client.send(put(&target, reader_body(tokio::io::stdin()))).await?.done().await?;
+        client
+            .send(put(&target, reader_body(tokio::io::stdin())))
+            .await?
+            .done()
+            .await?;
         return Ok(0);
     }
     let (source, name) = local_source(local, follow)?;
-    let is_directory = source.is_dir() && (follow || asserts_directory(local) || !source.is_symlink());
+    let is_directory =
+        source.is_dir() && (follow || asserts_directory(local) || !source.is_symlink());
     let placement = place(&name, is_directory, &target, destination)?;
     let new_name = placement.rename.map_or(name, |(_, new)| new);
     let (sender, receiver) = tokio::sync::mpsc::channel(16);
     let packing = tokio::task::spawn_blocking(move || archive::pack(&source, &new_name, sender));
-    let sent = async { client.send(put(&placement.directory, channel_body(receiver))).await?.done().await };
+    let sent = async {
+        client
+            .send(put(&placement.directory, channel_body(receiver)))
+            .await?
+            .done()
+            .await
+    };
     let (sent, packed) = futures_util::join!(sent, packing);
     let packed = packed.map_err(|error| Failure::new(error.to_string()))?;
     sent?;
@@ -340,7 +412,11 @@ fn local_source(local: &str, follow: bool) -> Result<(PathBuf, String), Failure>
         let shown = std::path::absolute(local).unwrap_or_else(|_| PathBuf::from(local));
         Failure::new(format!("lstat {}: {why}", shown.display()))
     };
-    let bare = if local.len() > 1 { local.trim_end_matches('/') } else { local };
+    let bare = if local.len() > 1 {
+        local.trim_end_matches('/')
+    } else {
+        local
+    };
     let data = std::fs::symlink_metadata(bare).map_err(missing)?;
     let (_, mut name) = directory_and_name(local);
     if local.ends_with('/') && !local.ends_with("/.") && local != "/" {
@@ -352,7 +428,10 @@ fn local_source(local: &str, follow: bool) -> Result<(PathBuf, String), Failure>
     }
     if name == ".." {
         let absolute = std::fs::canonicalize(bare).map_err(missing)?;
-        name = absolute.file_name().map_or_else(|| String::from("."), |name| name.to_string_lossy().into_owned());
+        name = absolute.file_name().map_or_else(
+            || String::from("."),
+            |name| name.to_string_lossy().into_owned(),
+        );
     }
     let source = if data.file_type().is_symlink() && (follow || asserts_directory(local)) {
         std::fs::canonicalize(bare).map_err(missing)?
@@ -364,7 +443,8 @@ fn local_source(local: &str, follow: bool) -> Result<(PathBuf, String), Failure>
 
 /// Whether a path in an archive stays inside: no root, no `..`.
 fn is_inside(path: &Path) -> bool {
-    path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
+    path.components()
+        .all(|part| matches!(part, Component::Normal(_) | Component::CurDir))
 }
 
 #[cfg(test)]
@@ -393,12 +473,27 @@ mod tests {
     #[test]
     fn placements() {
         let place = |directory, path: &str, destination| place("src", directory, path, destination);
-        assert_eq!(place(true, "/d", Destination::Directory).unwrap().rename, None);
+        assert_eq!(
+            place(true, "/d", Destination::Directory).unwrap().rename,
+            None
+        );
         assert!(place(true, "/f", Destination::File).is_err());
         let renamed = place(false, "/d/f", Destination::Missing).unwrap();
-        assert_eq!(renamed, Placement { directory: "/d".into(), rename: Some(("src".into(), "f".into())) });
+        assert_eq!(
+            renamed,
+            Placement {
+                directory: "/d".into(),
+                rename: Some(("src".into(), "f".into()))
+            }
+        );
         assert!(place(false, "/d/", Destination::Missing).is_err());
         let renamed = place(true, "/d/n/", Destination::Missing).unwrap();
-        assert_eq!(renamed, Placement { directory: "/d".into(), rename: Some(("src".into(), "n".into())) });
+        assert_eq!(
+            renamed,
+            Placement {
+                directory: "/d".into(),
+                rename: Some(("src".into(), "n".into()))
+            }
+        );
     }
 }

@@ -13,7 +13,10 @@ use crate::cli::{Cli, Failure, output, units};
 
 pub(crate) const FLAGS: &[Flag] = &[
     filter("Show only what meets these conditions").short('f'),
-    text_flag("format", "Format of the output:\n'json':             one JSON object a line\n'TEMPLATE':         a Go template, used for each event"),
+    text_flag(
+        "format",
+        "Format of the output:\n'json':             one JSON object a line\n'TEMPLATE':         a Go template, used for each event",
+    ),
     text_flag("since", "Show events from this time on"),
     text_flag("until", "Show events up to this time"),
 ];
@@ -27,15 +30,16 @@ pub(crate) async fn events(cli: &Cli, matches: &Matches) -> Outcome {
         .then(|| template::parse(format))
         .transpose()
         .map_err(|why| Failure::new(format!("Error parsing format: {why}")).with_code(64))?;
-    let moment = |flag: &str| {
-        units::timestamp_argument(matches.text(flag))
-            .map_err(|why| Failure::new(format!("invalid value for {flag:?}: {why}")))
-    };
+    let moment = |flag: &str| units::timestamp_argument(matches.text(flag)).map_err(Failure::new);
     let query = Query::new()
         .with_text("since", &moment("since")?)
         .with_text("until", &moment("until")?)
         .with_text("filters", &filters(&matches.list("filter")));
-    let reply = cli.client().await?.send(Request::get("/events").query(query)).await?;
+    let reply = cli
+        .client()
+        .await?
+        .send(Request::get("/events").query(query))
+        .await?;
     let mut messages = JsonLines::new(reply);
     while let Some(event) = messages.next().await? {
         let line = match &template {
@@ -51,7 +55,11 @@ pub(crate) async fn events(cli: &Cli, matches: &Matches) -> Outcome {
 /// `TIME TYPE ACTION ID (name=value, …)`.
 fn plain(event: &Json) -> String {
     let nanos = event["timeNano"].as_i64().unwrap_or(0);
-    let nanos = if nanos == 0 { event["time"].as_i64().unwrap_or(0) * 1_000_000_000 } else { nanos };
+    let nanos = if nanos == 0 {
+        event["time"].as_i64().unwrap_or(0) * 1_000_000_000
+    } else {
+        nanos
+    };
     let mut attributes: Vec<String> = event["Actor"]["Attributes"]
         .as_object()
         .into_iter()
@@ -59,7 +67,11 @@ fn plain(event: &Json) -> String {
         .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or("")))
         .collect();
     attributes.sort();
-    let attributes = if attributes.is_empty() { String::new() } else { format!(" ({})", attributes.join(", ")) };
+    let attributes = if attributes.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", attributes.join(", "))
+    };
     format!(
         "{} {} {} {}{attributes}",
         units::local_rfc3339_nanos(nanos),
@@ -71,12 +83,28 @@ fn plain(event: &Json) -> String {
 
 /// The event under its Go field names as well: `.Time`, `.ID`, `.Status`, `.From`, `.Scope`.
 fn event_value(event: &Json) -> Value {
-    let Value::Struct(structure) = from_json(event) else { return Value::Nil };
+    let Value::Struct(structure) = from_json(event) else {
+        return Value::Nil;
+    };
     let mut fields = structure.fields.clone();
-    for (go, json) in [("Status", "status"), ("ID", "id"), ("From", "from"), ("Scope", "scope"), ("Time", "time"), ("TimeNano", "timeNano")] {
-        let found = structure.fields.iter().find(|(name, _)| name == json).map(|(_, value)| value.clone());
+    for (go, json) in [
+        ("Status", "status"),
+        ("ID", "id"),
+        ("From", "from"),
+        ("Scope", "scope"),
+        ("Time", "time"),
+        ("TimeNano", "timeNano"),
+    ] {
+        let found = structure
+            .fields
+            .iter()
+            .find(|(name, _)| name == json)
+            .map(|(_, value)| value.clone());
         fields.retain(|(name, _)| name != go);
-        fields.push((go.to_owned(), Value::alias(found.unwrap_or_else(|| Value::text("")))));
+        fields.push((
+            go.to_owned(),
+            Value::alias(found.unwrap_or_else(|| Value::text(""))),
+        ));
     }
     Value::structure("*events.Message", fields)
 }

@@ -11,10 +11,17 @@ use crate::cli::{Cli, Failure, terminal};
 
 pub(crate) const FLAGS: &[Flag] = &[
     switch("detach", "Run the command in the background").short('d'),
-    text_flag("detach-keys", "Keys that leave the command running in the background"),
+    text_flag(
+        "detach-keys",
+        "Keys that leave the command running in the background",
+    ),
     list("env", "Set environment variables").short('e'),
     list("env-file", "Read environment variables from a file"),
-    switch("interactive", "Keep STDIN open even when nobody is attached").short('i'),
+    switch(
+        "interactive",
+        "Keep STDIN open even when nobody is attached",
+    )
+    .short('i'),
     switch("privileged", "Give the command all of root's rights"),
     switch("tty", "Give it a terminal").short('t'),
     text_flag("user", "User name or UID (<name|uid>[:<group|gid>])").short('u'),
@@ -22,8 +29,14 @@ pub(crate) const FLAGS: &[Flag] = &[
 ];
 
 pub(crate) async fn exec(cli: &Cli, matches: &Matches) -> Outcome {
-    let env = super::create_options::environment_of(&matches.list("env-file"), &matches.list("env")).map_err(Failure::new)?;
-    let (detach, tty, interactive) = (matches.on("detach"), matches.on("tty"), matches.on("interactive"));
+    let env =
+        super::create_options::environment_of(&matches.list("env-file"), &matches.list("env"))
+            .map_err(Failure::new)?;
+    let (detach, tty, interactive) = (
+        matches.on("detach"),
+        matches.on("tty"),
+        matches.on("interactive"),
+    );
     if !detach && interactive && tty && !terminal::stdin_is_terminal() {
         return Err(Failure::new("the input device is not a TTY"));
     }
@@ -49,11 +62,19 @@ pub(crate) async fn exec(cli: &Cli, matches: &Matches) -> Outcome {
         put("ConsoleSize", size.clone());
     }
     let client = cli.client().await?;
-    let create = Request::post("/containers/").segment(container, "/exec").json(&body)?;
+    let create = Request::post("/containers/")
+        .segment(container, "/exec")
+        .json(&body)?;
     // The stream's own connection is opened while the exec is being created.
     let (created, _) = futures_util::join!(
         async { client.send(create).await?.json::<Json>().await },
-        async { if detach { Ok(()) } else { client.warm_up().await } }
+        async {
+            if detach {
+                Ok(())
+            } else {
+                client.warm_up().await
+            }
+        }
     );
     let created = created?;
     let id = text(&created, "Id");
@@ -70,7 +91,19 @@ pub(crate) async fn exec(cli: &Cli, matches: &Matches) -> Outcome {
         return Ok(0);
     }
     let hijacked = client.hijack(request).await?;
-    follow(client, id, hijacked, Wiring { stdin: interactive, stdout: true, stderr: true, tty, detach_keys: keys }).await
+    follow(
+        client,
+        id,
+        hijacked,
+        Wiring {
+            stdin: interactive,
+            stdout: true,
+            stderr: true,
+            tty,
+            detach_keys: keys,
+        },
+    )
+    .await
 }
 
 async fn follow(client: &Client, id: &str, hijacked: Hijacked, wiring: Wiring) -> Outcome {
@@ -90,6 +123,10 @@ async fn follow(client: &Client, id: &str, hijacked: Hijacked, wiring: Wiring) -
     if end == End::Detached {
         return Err(Failure::new(DETACHED));
     }
-    let state: Json = client.send(Request::get("/exec/").segment(id, "/json")).await?.json().await?;
+    let state: Json = client
+        .send(Request::get("/exec/").segment(id, "/json"))
+        .await?
+        .json()
+        .await?;
     Ok(u8::try_from(state["ExitCode"].as_i64().unwrap_or(0) & 0xff).unwrap_or(1))
 }

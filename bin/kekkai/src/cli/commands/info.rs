@@ -20,10 +20,14 @@ pub(crate) async fn info(cli: &Cli, matches: &Matches) -> Outcome {
         Ok::<Json, Failure>(client.send(Request::get("/info")).await?.json().await?)
     };
     let answer = answer.await;
-    let api = cli.client_unconnected().map_or(kekkai_client::API_VERSION, |client| client.version());
+    let api = cli
+        .client_unconnected()
+        .map_or(kekkai_client::API_VERSION, |client| client.version());
     let client = super::version::client_info(cli, api);
     if !format.is_empty() {
-        let mut all = answer.as_ref().map_or_else(|_| Json::Object(serde_json::Map::new()), Clone::clone);
+        let mut all = answer
+            .as_ref()
+            .map_or_else(|_| Json::Object(serde_json::Map::new()), Clone::clone);
         all["ClientInfo"] = client;
         if let Err(failure) = &answer {
             all["ServerErrors"] = serde_json::json!([failure.text()]);
@@ -44,7 +48,11 @@ pub(crate) async fn info(cli: &Cli, matches: &Matches) -> Outcome {
         }
     }
     output::print(&out)?;
-    for warning in answer.iter().flat_map(|info| items(&info["Warnings"])).filter_map(Json::as_str) {
+    for warning in answer
+        .iter()
+        .flat_map(|info| items(&info["Warnings"]))
+        .filter_map(Json::as_str)
+    {
         output::to_stderr(&format!("{warning}\n"));
     }
     Ok(0)
@@ -94,7 +102,11 @@ fn server_lines(info: &Json) -> String {
         }
     }
     line(&mut out, "Swarm", text(&info["Swarm"], "LocalNodeState"));
-    let mut runtimes: Vec<&String> = info["Runtimes"].as_object().into_iter().flat_map(|map| map.keys()).collect();
+    let mut runtimes: Vec<&String> = info["Runtimes"]
+        .as_object()
+        .into_iter()
+        .flat_map(|map| map.keys())
+        .collect();
     runtimes.sort();
     runtimes.reverse();
     if !runtimes.is_empty() {
@@ -103,9 +115,11 @@ fn server_lines(info: &Json) -> String {
         line(&mut out, "Default Runtime", text(info, "DefaultRuntime"));
     }
     line(&mut out, "Init Binary", text(info, "InitBinary"));
-    for (title, key) in
-        [("containerd version", "ContainerdCommit"), ("runc version", "RuncCommit"), ("init version", "InitCommit")]
-    {
+    for (title, key) in [
+        ("containerd version", "ContainerdCommit"),
+        ("runc version", "RuncCommit"),
+        ("init version", "InitCommit"),
+    ] {
         line(&mut out, title, text(&info[key], "ID"));
     }
     let options = texts(&info["SecurityOptions"]);
@@ -124,7 +138,11 @@ fn server_lines(info: &Json) -> String {
         line(&mut out, title, text(info, key));
     }
     let memory = units::binary_size(u64::try_from(number(info, "MemTotal")).unwrap_or(0));
-    let _ = writeln!(out, " CPUs: {}\n Total Memory: {memory}", number(info, "NCPU"));
+    let _ = writeln!(
+        out,
+        " CPUs: {}\n Total Memory: {memory}",
+        number(info, "NCPU")
+    );
     line(&mut out, "Name", text(info, "Name"));
     line(&mut out, "ID", text(info, "ID"));
     line(&mut out, "Docker Root Dir", text(info, "DockerRootDir"));
@@ -141,7 +159,11 @@ fn server_lines(info: &Json) -> String {
     }
     let _ = writeln!(out, " Experimental: {}", flag("ExperimentalBuild"));
     registries(&mut out, &info["RegistryConfig"]);
-    let _ = writeln!(out, " Live Restore Enabled: {}\n", flag("LiveRestoreEnabled"));
+    let _ = writeln!(
+        out,
+        " Live Restore Enabled: {}\n",
+        flag("LiveRestoreEnabled")
+    );
     out
 }
 
@@ -153,7 +175,12 @@ fn security_option(out: &mut String, option: &str) {
             let _ = writeln!(out, "  {value}");
         } else {
             let mut chars = key.chars();
-            let title: String = chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect();
+            let title: String = chars
+                .next()
+                .into_iter()
+                .flat_map(char::to_uppercase)
+                .chain(chars)
+                .collect();
             let _ = writeln!(out, "   {title}: {value}");
         }
     }

@@ -15,11 +15,16 @@ pub(crate) const FLAGS: &[Flag] = &[
     switch("size", "Add sizes of the files, for containers").short('s'),
     text_flag("type", "Look only for objects of this kind"),
 ];
-pub(crate) const CONTAINER_FLAGS: &[Flag] =
-    &[text_flag("format", TEMPLATE_HELP).short('f'), switch("size", "Add sizes of the files").short('s')];
+pub(crate) const CONTAINER_FLAGS: &[Flag] = &[
+    text_flag("format", TEMPLATE_HELP).short('f'),
+    switch("size", "Add sizes of the files").short('s'),
+];
 pub(crate) const IMAGE_FLAGS: &[Flag] = &[
     text_flag("format", TEMPLATE_HELP).short('f'),
-    text_flag("platform", "Show the image of this platform (os[/arch[/variant]])"),
+    text_flag(
+        "platform",
+        "Show the image of this platform (os[/arch[/variant]])",
+    ),
 ];
 pub(crate) const VOLUME_FLAGS: &[Flag] = &[text_flag("format", TEMPLATE_HELP).short('f')];
 pub(crate) const NETWORK_FLAGS: &[Flag] = &[
@@ -37,43 +42,75 @@ enum Kind {
 }
 
 const ALL: &[Kind] = &[Kind::Container, Kind::Image, Kind::Network, Kind::Volume];
-const TYPES: &[&str] =
-    &["config", "container", "image", "network", "node", "plugin", "secret", "service", "task", "volume"];
+const TYPES: &[&str] = &[
+    "config",
+    "container",
+    "image",
+    "network",
+    "node",
+    "plugin",
+    "secret",
+    "service",
+    "task",
+    "volume",
+];
 
 fn request(kind: Kind, name: &str, matches: &Matches) -> Request {
     let size = matches.has("size") && matches.on("size");
     match kind {
-        Kind::Container => {
-            Request::get("/containers/").segment(name, "/json").query(Query::new().with_flag("size", size))
-        }
+        Kind::Container => Request::get("/containers/")
+            .segment(name, "/json")
+            .query(Query::new().with_flag("size", size)),
         Kind::Image => Request::get("/images/").image(name, "/json"),
         Kind::Network => {
             let verbose = matches.has("verbose") && matches.on("verbose");
-            let query = if verbose { Query::new().with("verbose", "true") } else { Query::new() };
+            let query = if verbose {
+                Query::new().with("verbose", "true")
+            } else {
+                Query::new()
+            };
             Request::get("/networks/").segment(name, "").query(query)
         }
         Kind::Volume => Request::get("/volumes/").segment(name, ""),
     }
 }
 
-async fn ask(client: &Client, kind: Kind, name: &str, matches: &Matches) -> Result<Json, ClientError> {
-    client.send(request(kind, name, matches)).await?.json().await
+async fn ask(
+    client: &Client,
+    kind: Kind,
+    name: &str,
+    matches: &Matches,
+) -> Result<Json, ClientError> {
+    client
+        .send(request(kind, name, matches))
+        .await?
+        .json()
+        .await
 }
 
 pub(crate) async fn any(cli: &Cli, matches: &Matches) -> Outcome {
     let kinds: &[Kind] = match matches.text("type") {
-        "" if matches.is_set("type") => return Err(Failure::new("type is empty: must be one of \"config\", \"container\", \"image\", \"network\", \"node\", \"plugin\", \"secret\", \"service\", \"task\", \"volume\"")),
+        "" if matches.is_set("type") => {
+            return Err(Failure::new(
+                "type is empty: must be one of \"config\", \"container\", \"image\", \"network\", \"node\", \"plugin\", \"secret\", \"service\", \"task\", \"volume\"",
+            ));
+        }
         "" => ALL,
         "container" => &[Kind::Container],
         "image" => &[Kind::Image],
         "network" => &[Kind::Network],
         "volume" => &[Kind::Volume],
         other if TYPES.contains(&other) => {
-            return Err(Failure::new(format!("kekkai has no objects of type {other:?}")));
+            return Err(Failure::new(format!(
+                "kekkai has no objects of type {other:?}"
+            )));
         }
         other => {
             let known: Vec<String> = TYPES.iter().map(|kind| format!("{kind:?}")).collect();
-            return Err(Failure::new(format!("unknown type: {other:?}: must be one of {}", known.join(", "))));
+            return Err(Failure::new(format!(
+                "unknown type: {other:?}: must be one of {}",
+                known.join(", ")
+            )));
         }
     };
     inspect(cli, matches, kinds).await
@@ -85,7 +122,9 @@ pub(crate) async fn container(cli: &Cli, matches: &Matches) -> Outcome {
 
 pub(crate) async fn image(cli: &Cli, matches: &Matches) -> Outcome {
     if matches.is_set("platform") {
-        return Err(Failure::new("kekkai has no --platform for image inspect yet"));
+        return Err(Failure::new(
+            "kekkai has no --platform for image inspect yet",
+        ));
     }
     inspect(cli, matches, &[Kind::Image]).await
 }
@@ -99,11 +138,17 @@ pub(crate) async fn network(cli: &Cli, matches: &Matches) -> Outcome {
 }
 
 /// The first kind that knows `name`.
-async fn find(client: &Client, kinds: &[Kind], name: &str, matches: &Matches) -> Result<Json, String> {
+async fn find(
+    client: &Client,
+    kinds: &[Kind],
+    name: &str,
+    matches: &Matches,
+) -> Result<Json, String> {
     for kind in kinds {
         match ask(client, *kind, name, matches).await {
             Ok(found) => return Ok(found),
-            Err(error) if kinds.len() > 1 && (error.is_not_found() || error.status() == Some(400)) => {}
+            Err(error)
+                if kinds.len() > 1 && (error.is_not_found() || error.status() == Some(400)) => {}
             Err(error) => return Err(error.to_string()),
         }
     }
@@ -118,8 +163,8 @@ async fn inspect(cli: &Cli, matches: &Matches, kinds: &[Kind]) -> Outcome {
         other => Some(other),
     };
     let parsed = template_source.map(template::parse).transpose();
-    let parsed =
-        parsed.map_err(|why| Failure::new(format!("template parsing error: {why}")).with_code(64))?;
+    let parsed = parsed
+        .map_err(|why| Failure::new(format!("template parsing error: {why}")).with_code(64))?;
     let client = cli.client().await?;
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     for name in &matches.args {
@@ -131,7 +176,11 @@ async fn inspect(cli: &Cli, matches: &Matches, kinds: &[Kind]) -> Outcome {
     if let (Some(template), true) = (&parsed, wanted != "json") {
         let mut text = String::new();
         for object in &found {
-            match template::execute(template, &template::from_json(object), template::Mode::Values) {
+            match template::execute(
+                template,
+                &template::from_json(object),
+                template::Mode::Values,
+            ) {
                 Ok(rendered) => text.push_str(&rendered),
                 Err((_, why)) => {
                     output::print(&format!("{text}\n"))?;
@@ -158,8 +207,10 @@ async fn inspect(cli: &Cli, matches: &Matches, kinds: &[Kind]) -> Outcome {
 /// JSON with four blanks a level.
 pub(crate) fn indented(value: &Json) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let mut serializer =
-        serde_json::Serializer::with_formatter(&mut bytes, serde_json::ser::PrettyFormatter::with_indent(b"    "));
+    let mut serializer = serde_json::Serializer::with_formatter(
+        &mut bytes,
+        serde_json::ser::PrettyFormatter::with_indent(b"    "),
+    );
     // Writing to memory does not fail.
     let _ = value.serialize(&mut serializer);
     bytes

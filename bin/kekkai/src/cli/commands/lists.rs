@@ -17,7 +17,9 @@ pub(crate) const PS_FLAGS: &[Flag] = &[
     switch("all", "Show stopped containers too").short('a'),
     filter("Show only what meets these conditions").short('f'),
     text_flag("format", FORMAT_HELP),
-    int("last", "Show the last n containers created, in any state").short('n').default("-1"),
+    int("last", "Show the last n containers created, in any state")
+        .short('n')
+        .default("-1"),
     switch("latest", "Show the container created last, in any state").short('l'),
     switch("no-trunc", "Show everything in full length"),
     switch("quiet", "Show ids only").short('q'),
@@ -30,13 +32,18 @@ pub(crate) const IMAGES_FLAGS: &[Flag] = &[
     text_flag("format", FORMAT_HELP),
     switch("no-trunc", "Show everything in full length"),
     switch("quiet", "Show ids only").short('q'),
-    switch("tree", "Show the platforms of each image as a tree").hidden(),
+    switch("tree", "Show the platforms of each image as a tree"),
 ];
 pub(crate) const HISTORY_FLAGS: &[Flag] = &[
     text_flag("format", FORMAT_HELP),
-    switch("human", "Show sizes and times in words").short('H').default("true"),
+    switch("human", "Show sizes and times in words")
+        .short('H')
+        .default("true"),
     switch("no-trunc", "Show everything in full length"),
-    text_flag("platform", "Show the history of this platform's image (os[/arch[/variant]])"),
+    text_flag(
+        "platform",
+        "Show the history of this platform's image (os[/arch[/variant]])",
+    ),
     switch("quiet", "Show ids only").short('q'),
 ];
 pub(crate) const VOLUME_LS_FLAGS: &[Flag] = &[
@@ -77,31 +84,58 @@ const PS: Listing = Listing {
 fn chosen_format(cli: &Cli, matches: &Matches, preference: &str, quiet: &str) -> String {
     let given = matches.text("format");
     if !given.is_empty() {
-        return if matches.on("quiet") && (given == "table" || given == "json") { quiet.to_owned() } else { given.to_owned() };
+        return if matches.on("quiet") && (given == "table" || given == "json") {
+            quiet.to_owned()
+        } else {
+            given.to_owned()
+        };
     }
     if matches.on("quiet") {
         return quiet.to_owned();
     }
-    if preference.is_empty() { String::new() } else { cli.config.text(preference).unwrap_or_default() }
+    if preference.is_empty() {
+        String::new()
+    } else {
+        cli.config.text(preference).unwrap_or_default()
+    }
 }
 
 pub(crate) async fn ps(cli: &Cli, matches: &Matches) -> Outcome {
     let format = chosen_format(cli, matches, "psFormat", "{{.ID}}");
-    let last = if matches.on("latest") && !matches.is_set("last") { 1 } else { matches.int("last") };
+    let last = if matches.on("latest") && !matches.is_set("last") {
+        1
+    } else {
+        matches.int("last")
+    };
     // Sizes are expensive, so they are asked for only where they are shown.
-    let size = matches.on("size") || (!matches.is_set("size") && format.contains(".Size")) ;
+    let size = matches.on("size") || (!matches.is_set("size") && format.contains(".Size"));
     let query = Query::new()
         .with_flag("all", matches.on("all"))
-        .with_text("limit", &if last > 0 { last.to_string() } else { String::new() })
+        .with_text(
+            "limit",
+            &if last > 0 {
+                last.to_string()
+            } else {
+                String::new()
+            },
+        )
         .with_flag("size", size)
         .with_text("filters", &filters(&matches.list("filter")));
-    let answer: Json = cli.client().await?.send(Request::get("/containers/json").query(query)).await?.json().await?;
+    let answer: Json = cli
+        .client()
+        .await?
+        .send(Request::get("/containers/json").query(query))
+        .await?
+        .json()
+        .await?;
     let full = matches.on("no-trunc");
-    let rows: Vec<Value> = items(&answer).iter().map(|container| container_row(container, full)).collect();
+    let rows: Vec<Value> = items(&answer)
+        .iter()
+        .map(|container| container_row(container, full))
+        .collect();
     let mut listing = PS;
     if matches.on("size") {
-        listing.table =
-            "{{.ID}}\\t{{.Image}}\\t{{.Command}}\\t{{.RunningFor}}\\t{{.Status}}\\t{{.Ports}}\\t{{.Names}}\\t{{.Size}}";
+        listing.table = "{{.ID}}\\t{{.Image}}\\t{{.Command}}\\t{{.RunningFor}}\\t{{.Status}}\\t{{.Ports}}\\t{{.Names}}\\t{{.Size}}";
     }
     output::print(&listing.render(&format, &rows)?)?;
     Ok(0)
@@ -111,30 +145,72 @@ pub(crate) async fn ps(cli: &Cli, matches: &Matches) -> Outcome {
 pub(crate) fn container_row(container: &Json, full: bool) -> Value {
     let id = text(container, "Id");
     let names = texts(&container["Names"]);
-    let names = names.iter().map(|name| name.strip_prefix('/').unwrap_or(name)).filter(|name| full || !name.contains('/'));
+    let names = names
+        .iter()
+        .map(|name| name.strip_prefix('/').unwrap_or(name))
+        .filter(|name| full || !name.contains('/'));
     let command = text(container, "Command");
-    let command = if full { command.to_owned() } else { units::ellipsis(command, 20) };
+    let command = if full {
+        command.to_owned()
+    } else {
+        units::ellipsis(command, 20)
+    };
     let mounts: Vec<&str> = items(&container["Mounts"])
         .iter()
-        .map(|mount| if text(mount, "Name").is_empty() { text(mount, "Source") } else { text(mount, "Name") })
+        .map(|mount| {
+            if text(mount, "Name").is_empty() {
+                text(mount, "Source")
+            } else {
+                text(mount, "Name")
+            }
+        })
         .collect();
-    let mounts: Vec<String> =
-        mounts.into_iter().map(|name| if full { name.to_owned() } else { units::ellipsis(name, 15) }).collect();
-    let local = items(&container["Mounts"]).iter().filter(|mount| text(mount, "Driver") == "local").count();
-    let networks: Vec<&str> =
-        container["NetworkSettings"]["Networks"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    let mounts: Vec<String> = mounts
+        .into_iter()
+        .map(|name| {
+            if full {
+                name.to_owned()
+            } else {
+                units::ellipsis(name, 15)
+            }
+        })
+        .collect();
+    let local = items(&container["Mounts"])
+        .iter()
+        .filter(|mount| text(mount, "Driver") == "local")
+        .count();
+    let networks: Vec<&str> = container["NetworkSettings"]["Networks"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name.as_str())
+        .collect();
     let created = number(container, "Created");
     let size = units::size3(number(container, "SizeRw"));
     let root = number(container, "SizeRootFs");
-    let size = if root > 0 { format!("{size} (virtual {})", units::size3(root)) } else { size };
+    let size = if root > 0 {
+        format!("{size} (virtual {})", units::size3(root))
+    } else {
+        size
+    };
     PS.row(vec![
-        ("ID", Value::text(if full { id.to_owned() } else { units::short_id(id) })),
+        (
+            "ID",
+            Value::text(if full {
+                id.to_owned()
+            } else {
+                units::short_id(id)
+            }),
+        ),
         ("Names", Value::text(names.collect::<Vec<_>>().join(","))),
         ("Image", Value::text(image_cell(container, full))),
         ("Command", Value::text(quoted(&command))),
         ("CreatedAt", Value::text(units::local_time(created))),
         ("RunningFor", Value::text(units::ago(created))),
-        ("Ports", Value::text(super::session::displayed_ports(items(&container["Ports"])))),
+        (
+            "Ports",
+            Value::text(super::session::displayed_ports(items(&container["Ports"]))),
+        ),
         ("State", Value::text(text(container, "State"))),
         ("Status", Value::text(text(container, "Status"))),
         ("Size", Value::text(size)),
@@ -143,7 +219,10 @@ pub(crate) fn container_row(container: &Json, full: bool) -> Value {
         ("Mounts", Value::text(mounts.join(","))),
         ("LocalVolumes", Value::text(local.to_string())),
         ("Networks", Value::text(networks.join(","))),
-        ("Platform", crate::cli::template::from_json(&container["ImageManifestDescriptor"]["platform"])),
+        (
+            "Platform",
+            crate::cli::template::from_json(&container["ImageManifestDescriptor"]["platform"]),
+        ),
     ])
 }
 
@@ -204,12 +283,26 @@ const IMAGES: Listing = Listing {
 };
 
 pub(crate) async fn images(cli: &Cli, matches: &Matches) -> Outcome {
+    if matches.on("tree") {
+        return Err(Failure::new("kekkai does not have images --tree yet"));
+    }
     let format = chosen_format(cli, matches, "imagesFormat", "{{.ID}}");
-    let pattern = matches.args.first().map(|pattern| format!("reference={pattern}"));
+    let pattern = matches
+        .args
+        .first()
+        .map(|pattern| format!("reference={pattern}"));
     let mut given = matches.list("filter");
     given.extend(pattern.as_deref());
-    let query = Query::new().with_flag("all", matches.on("all")).with_text("filters", &filters(&given));
-    let answer: Json = cli.client().await?.send(Request::get("/images/json").query(query)).await?.json().await?;
+    let query = Query::new()
+        .with_flag("all", matches.on("all"))
+        .with_text("filters", &filters(&given));
+    let answer: Json = cli
+        .client()
+        .await?
+        .send(Request::get("/images/json").query(query))
+        .await?
+        .json()
+        .await?;
     let full = matches.on("no-trunc");
     let digests = matches.on("digests") || format.contains(".Digest");
     let mut rows = Vec::new();
@@ -239,8 +332,11 @@ fn image_rows(image: &Json, digests: bool, full: bool) -> Vec<Value> {
         .collect();
     let mut rows: Vec<(&str, &str, &str)> = Vec::new();
     for (repository, tag) in &tags {
-        let own: Vec<&str> =
-            all_digests.iter().filter(|(name, _)| name == repository).map(|(_, digest)| *digest).collect();
+        let own: Vec<&str> = all_digests
+            .iter()
+            .filter(|(name, _)| name == repository)
+            .map(|(_, digest)| *digest)
+            .collect();
         if digests && !own.is_empty() {
             rows.extend(own.into_iter().map(|digest| (*repository, *tag, digest)));
         } else {
@@ -259,7 +355,9 @@ fn image_rows(image: &Json, digests: bool, full: bool) -> Vec<Value> {
     if rows.is_empty() {
         rows.push((none, none, none));
     }
-    rows.into_iter().map(|row| image_row(image, row, full)).collect()
+    rows.into_iter()
+        .map(|row| image_row(image, row, full))
+        .collect()
 }
 
 fn image_row(image: &Json, (repository, tag, digest): (&str, &str, &str), full: bool) -> Value {
@@ -267,29 +365,64 @@ fn image_row(image: &Json, (repository, tag, digest): (&str, &str, &str), full: 
     let created = number(image, "Created");
     let size = number(image, "Size");
     let shared = number(image, "SharedSize");
-    let countable = |value: i64, shown: String| if value < 0 { String::from("N/A") } else { shown };
+    let countable = |value: i64, shown: String| {
+        if value < 0 {
+            String::from("N/A")
+        } else {
+            shown
+        }
+    };
     let containers = image["Containers"].as_i64().unwrap_or(-1);
-    let shared_known = if image["SharedSize"].is_null() { -1 } else { shared };
+    let shared_known = if image["SharedSize"].is_null() {
+        -1
+    } else {
+        shared
+    };
     IMAGES.row(vec![
-        ("ID", Value::text(if full { id.to_owned() } else { units::short_id(id) })),
+        (
+            "ID",
+            Value::text(if full {
+                id.to_owned()
+            } else {
+                units::short_id(id)
+            }),
+        ),
         ("Repository", Value::text(repository)),
         ("Tag", Value::text(tag)),
         ("Digest", Value::text(digest)),
-        ("CreatedSince", Value::text(if created <= 0 { String::from("N/A") } else { units::ago(created) })),
+        (
+            "CreatedSince",
+            Value::text(if created <= 0 {
+                String::from("N/A")
+            } else {
+                units::ago(created)
+            }),
+        ),
         ("CreatedAt", Value::text(units::local_time(created))),
         ("Size", Value::text(units::size3(size))),
-        ("Containers", Value::text(countable(containers, containers.to_string()))),
+        (
+            "Containers",
+            Value::text(countable(containers, containers.to_string())),
+        ),
         ("VirtualSize", Value::text(units::size4(size))),
-        ("SharedSize", Value::text(countable(shared_known, units::size4(shared)))),
-        ("UniqueSize", Value::text(countable(shared_known, units::size4(size - shared)))),
+        (
+            "SharedSize",
+            Value::text(countable(shared_known, units::size4(shared))),
+        ),
+        (
+            "UniqueSize",
+            Value::text(countable(shared_known, units::size4(size - shared))),
+        ),
     ])
 }
 
 /// An image as `system df -v` shows it: once, under its first name.
 pub(crate) fn image_usage_row(image: &Json) -> Value {
     let none = "<none>";
-    let (repository, tag) =
-        texts(&image["RepoTags"]).first().and_then(|name| name.rsplit_once(':')).unwrap_or((none, none));
+    let (repository, tag) = texts(&image["RepoTags"])
+        .first()
+        .and_then(|name| name.rsplit_once(':'))
+        .unwrap_or((none, none));
     image_row(image, (repository, tag, none), false)
 }
 
@@ -338,11 +471,28 @@ pub(crate) async fn history(cli: &Cli, matches: &Matches) -> Outcome {
         };
         let size = number(entry, "Size");
         HISTORY.row(vec![
-            ("ID", Value::text(if full { id.to_owned() } else { units::short_id(id) })),
+            (
+                "ID",
+                Value::text(if full {
+                    id.to_owned()
+                } else {
+                    units::short_id(id)
+                }),
+            ),
             ("CreatedSince", Value::text(since)),
             ("CreatedAt", Value::text(when)),
-            ("CreatedBy", Value::text(if full { by } else { units::ellipsis(&by, 45) })),
-            ("Size", Value::text(if human { units::size3(size) } else { size.to_string() })),
+            (
+                "CreatedBy",
+                Value::text(if full { by } else { units::ellipsis(&by, 45) }),
+            ),
+            (
+                "Size",
+                Value::text(if human {
+                    units::size3(size)
+                } else {
+                    size.to_string()
+                }),
+            ),
             ("Comment", Value::text(text(entry, "Comment"))),
         ])
     };
@@ -380,8 +530,16 @@ pub(crate) fn volume_row(volume: &Json) -> Value {
         ("Mountpoint", Value::text(text(volume, "Mountpoint"))),
         ("Labels", Value::text(join_labels(&volume["Labels"]))),
         ("Label", label_method(&volume["Labels"])),
-        ("Links", Value::text(known("RefCount").map_or_else(|| String::from("N/A"), |count| count.to_string()))),
-        ("Size", Value::text(known("Size").map_or_else(|| String::from("N/A"), units::size4))),
+        (
+            "Links",
+            Value::text(
+                known("RefCount").map_or_else(|| String::from("N/A"), |count| count.to_string()),
+            ),
+        ),
+        (
+            "Size",
+            Value::text(known("Size").map_or_else(|| String::from("N/A"), units::size4)),
+        ),
         ("Availability", Value::text("N/A")),
         ("Group", Value::text("N/A")),
         ("Status", Value::text("N/A")),
@@ -390,7 +548,13 @@ pub(crate) fn volume_row(volume: &Json) -> Value {
 
 pub(crate) async fn volumes(cli: &Cli, matches: &Matches) -> Outcome {
     let query = Query::new().with_text("filters", &filters(&matches.list("filter")));
-    let answer: Json = cli.client().await?.send(Request::get("/volumes").query(query)).await?.json().await?;
+    let answer: Json = cli
+        .client()
+        .await?
+        .send(Request::get("/volumes").query(query))
+        .await?
+        .json()
+        .await?;
     let mut all: Vec<&Json> = items(&answer["Volumes"]).iter().collect();
     all.sort_by(|a, b| natural(text(a, "Name")).cmp(&natural(text(b, "Name"))));
     let rows: Vec<Value> = all.into_iter().map(volume_row).collect();
@@ -403,17 +567,14 @@ pub(crate) async fn volumes(cli: &Cli, matches: &Matches) -> Outcome {
 fn natural(name: &str) -> Vec<(bool, usize, String)> {
     let mut parts: Vec<(bool, usize, String)> = Vec::new();
     for c in name.chars() {
-        let digit = c.is_ascii_digit();
+        let is_text = !c.is_ascii_digit();
         match parts.last_mut() {
-            Some((is_number, length, part)) if *is_number != digit => {
-                let _ = (length, part);
-                parts.push((!digit, 0, c.to_string()));
-            }
-            Some((_, _, part)) => part.push(c),
-            None => parts.push((!digit, 0, c.to_string())),
+            Some((kind, _, part)) if *kind == is_text => part.push(c),
+            _ => parts.push((is_text, 0, c.to_string())),
         }
-        if let Some((is_text, length, part)) = parts.last_mut() {
-            *length = if *is_text { 0 } else { part.trim_start_matches('0').len() };
+        // A longer number is a greater one.
+        if let Some((false, length, part)) = parts.last_mut() {
+            *length = part.trim_start_matches('0').len();
         }
     }
     parts
@@ -437,15 +598,30 @@ const NETWORKS: Listing = Listing {
 
 pub(crate) async fn networks(cli: &Cli, matches: &Matches) -> Outcome {
     let query = Query::new().with_text("filters", &filters(&matches.list("filter")));
-    let answer: Json = cli.client().await?.send(Request::get("/networks").query(query)).await?.json().await?;
+    let answer: Json = cli
+        .client()
+        .await?
+        .send(Request::get("/networks").query(query))
+        .await?
+        .json()
+        .await?;
     let mut all: Vec<&Json> = items(&answer).iter().collect();
     all.sort_by(|a, b| natural(text(a, "Name")).cmp(&natural(text(b, "Name"))));
     let full = matches.on("no-trunc");
-    let flag = |network: &Json, key: &str| Value::text(network[key].as_bool().unwrap_or(false).to_string());
+    let flag = |network: &Json, key: &str| {
+        Value::text(network[key].as_bool().unwrap_or(false).to_string())
+    };
     let row = |network: &Json| {
         let id = text(network, "Id");
         NETWORKS.row(vec![
-            ("ID", Value::text(if full { id.to_owned() } else { units::short_id(id) })),
+            (
+                "ID",
+                Value::text(if full {
+                    id.to_owned()
+                } else {
+                    units::short_id(id)
+                }),
+            ),
             ("Name", Value::text(text(network, "Name"))),
             ("Driver", Value::text(text(network, "Driver"))),
             ("Scope", Value::text(text(network, "Scope"))),
@@ -465,7 +641,9 @@ pub(crate) async fn networks(cli: &Cli, matches: &Matches) -> Outcome {
 
 /// `2026-11-21 05:07:10.357745537 +0000 UTC` of an RFC 3339 time.
 fn go_time(rfc3339: &str) -> String {
-    let Ok(moment) = rfc3339.parse::<kekkai_types::Timestamp>() else { return rfc3339.to_owned() };
+    let Ok(moment) = rfc3339.parse::<kekkai_types::Timestamp>() else {
+        return rfc3339.to_owned();
+    };
     let text = moment.to_string();
     let text = text.trim_end_matches('Z');
     format!("{} +0000 UTC", text.replace('T', " "))

@@ -13,7 +13,10 @@ use crate::cli::{Cli, Failure, output, terminal};
 
 pub(crate) const FLAGS: &[Flag] = &[
     text_flag("password", "Password or access token").short('p'),
-    switch("password-stdin", "Read the password or access token from stdin"),
+    switch(
+        "password-stdin",
+        "Read the password or access token from stdin",
+    ),
     text_flag("username", "User name").short('u'),
 ];
 
@@ -22,11 +25,16 @@ const MAX_PASSWORD: u64 = 1 << 20;
 
 /// The key of a registry as the user names it.
 fn server_key(argument: Option<&String>) -> String {
-    let Some(argument) = argument else { return INDEX_SERVER.to_owned() };
+    let Some(argument) = argument else {
+        return INDEX_SERVER.to_owned();
+    };
     if argument == INDEX_SERVER {
         return INDEX_SERVER.to_owned();
     }
-    let bare = argument.strip_prefix("https://").or_else(|| argument.strip_prefix("http://")).unwrap_or(argument);
+    let bare = argument
+        .strip_prefix("https://")
+        .or_else(|| argument.strip_prefix("http://"))
+        .unwrap_or(argument);
     auth_key(bare.split('/').next().unwrap_or(bare)).to_owned()
 }
 
@@ -34,19 +42,30 @@ pub(crate) async fn login(cli: &Cli, matches: &Matches) -> Outcome {
     let mut user = matches.text("username").to_owned();
     let mut password = matches.text("password").to_owned();
     if !password.is_empty() {
-        output::to_stderr("WARNING! Using --password via the CLI is insecure. Use --password-stdin.\n");
+        output::to_stderr(
+            "WARNING! Using --password via the CLI is insecure. Use --password-stdin.\n",
+        );
         if matches.on("password-stdin") {
-            return Err(Failure::new("conflicting options: cannot specify both --password and --password-stdin"));
+            return Err(Failure::new(
+                "conflicting options: cannot specify both --password and --password-stdin",
+            ));
         }
     }
     if matches.on("password-stdin") {
         if user.is_empty() {
-            return Err(Failure::new("the --password-stdin option requires --username to be set"));
+            return Err(Failure::new(
+                "the --password-stdin option requires --username to be set",
+            ));
         }
         let mut text = String::new();
-        std::io::stdin().lock().take(MAX_PASSWORD).read_to_string(&mut text)?;
+        std::io::stdin()
+            .lock()
+            .take(MAX_PASSWORD)
+            .read_to_string(&mut text)?;
         password = text.strip_suffix('\n').unwrap_or(&text).to_owned();
-        password = password.strip_suffix('\r').map_or(password.clone(), str::to_owned);
+        password = password
+            .strip_suffix('\r')
+            .map_or(password.clone(), str::to_owned);
         if password.is_empty() {
             return Err(Failure::new("password is empty"));
         }
@@ -65,7 +84,12 @@ pub(crate) async fn login(cli: &Cli, matches: &Matches) -> Outcome {
         output::to_stderr("Stored credentials invalid or expired\n");
     }
     (user, password) = ask(user, password, known.as_ref())?;
-    let mut entry = AuthEntry { username: user, password, serveraddress: server.clone(), ..AuthEntry::default() };
+    let mut entry = AuthEntry {
+        username: user,
+        password,
+        serveraddress: server.clone(),
+        ..AuthEntry::default()
+    };
     let answer = authenticate(cli, &entry).await?;
     let token = text(&answer, "IdentityToken");
     if !token.is_empty() {
@@ -88,17 +112,31 @@ pub(crate) async fn login(cli: &Cli, matches: &Matches) -> Outcome {
 
 async fn authenticate(cli: &Cli, entry: &AuthEntry) -> Result<Json, Failure> {
     let client = cli.client().await?;
-    Ok(client.send(Request::post("/auth").json(entry)?).await?.json().await?)
+    Ok(client
+        .send(Request::post("/auth").json(entry)?)
+        .await?
+        .json()
+        .await?)
 }
 
 /// Asks for what is missing.
-fn ask(mut user: String, mut password: String, known: Option<&AuthEntry>) -> Result<(String, String), Failure> {
+fn ask(
+    mut user: String,
+    mut password: String,
+    known: Option<&AuthEntry>,
+) -> Result<(String, String), Failure> {
     if (user.is_empty() || password.is_empty()) && !terminal::stdin_is_terminal() {
-        return Err(Failure::new("Error: Cannot perform an interactive login from a non TTY device"));
+        return Err(Failure::new(
+            "Error: Cannot perform an interactive login from a non TTY device",
+        ));
     }
     if user.is_empty() {
         let default = known.map_or("", |entry| entry.username.as_str());
-        let hint = if default.is_empty() { String::new() } else { format!(" ({default})") };
+        let hint = if default.is_empty() {
+            String::new()
+        } else {
+            format!(" ({default})")
+        };
         output::print(&format!("Username{hint}: "))?;
         user = read_line()?;
         if user.is_empty() {
@@ -129,11 +167,6 @@ pub(crate) async fn logout(cli: &Cli, matches: &Matches) -> Outcome {
     let server = server_key(matches.args.first());
     let shown = matches.args.first().map_or(server.as_str(), String::as_str);
     let store = CredentialStore::new(&cli.config);
-    let known = cli.config.auth_servers().contains(&server) || store.helper(&server).is_some();
-    if !known {
-        output::line(&format!("Not logged in to {shown}"))?;
-        return Ok(0);
-    }
     output::line(&format!("Removing login credentials for {shown}"))?;
     if let Err(error) = store.erase(&server) {
         output::to_stderr(&format!("WARNING: could not erase credentials:\n{error}\n"));

@@ -11,10 +11,18 @@ use crate::cli::{Cli, Failure, units};
 pub(crate) const FLAGS: &[Flag] = &[
     switch("details", "Show extra details that the log driver has"),
     switch("follow", "Go on as the log grows").short('f'),
-    text_flag("since", "Show what came after this time (\"2013-01-02T13:23:37Z\") or span (\"42m\")"),
-    text_flag("tail", "Show only this many lines from the end").short('n').default("\"all\""),
+    text_flag(
+        "since",
+        "Show what came after this time (\"2013-01-02T13:23:37Z\") or span (\"42m\")",
+    ),
+    text_flag("tail", "Show only this many lines from the end")
+        .short('n')
+        .default("\"all\""),
     switch("timestamps", "Show when each line came").short('t'),
-    text_flag("until", "Show what came before this time (\"2013-01-02T13:23:37Z\") or span (\"42m\")"),
+    text_flag(
+        "until",
+        "Show what came before this time (\"2013-01-02T13:23:37Z\") or span (\"42m\")",
+    ),
 ];
 
 pub(crate) async fn logs(cli: &Cli, matches: &Matches) -> Outcome {
@@ -25,7 +33,11 @@ pub(crate) async fn logs(cli: &Cli, matches: &Matches) -> Outcome {
     let (since, until) = (moment("since")?, moment("until")?);
     let client = cli.client().await?;
     let name = &matches.args[0];
-    let inspected: Json = client.send(Request::get("/containers/").segment(name, "/json")).await?.json().await?;
+    let inspected: Json = client
+        .send(Request::get("/containers/").segment(name, "/json"))
+        .await?
+        .json()
+        .await?;
     let query = Query::new()
         .with("stdout", "1")
         .with("stderr", "1")
@@ -36,7 +48,13 @@ pub(crate) async fn logs(cli: &Cli, matches: &Matches) -> Outcome {
         .with_flag("follow", matches.on("follow"))
         .with_text("tail", matches.text("tail"));
     let id = super::text(&inspected, "Id");
-    let mut reply = client.send(Request::get("/containers/").segment(id, "/logs").query(query)).await?;
+    let mut reply = client
+        .send(
+            Request::get("/containers/")
+                .segment(id, "/logs")
+                .query(query),
+        )
+        .await?;
     let mut sink = Sink::new(inspected["Config"]["Tty"].as_bool().unwrap_or(false));
     while let Some(chunk) = reply.chunk().await? {
         sink.write(&chunk).await?;

@@ -16,17 +16,29 @@ pub(crate) const CONTAINER_FLAGS: &[Flag] = &[
     switch("force", "Do not ask").short('f'),
 ];
 pub(crate) const IMAGE_FLAGS: &[Flag] = &[
-    switch("all", "Remove every image that no container uses, not only those without a name").short('a'),
+    switch(
+        "all",
+        "Remove every image that no container uses, not only those without a name",
+    )
+    .short('a'),
     filter("Remove only what meets these conditions, for example until=<time>"),
     switch("force", "Do not ask").short('f'),
 ];
 pub(crate) const VOLUME_FLAGS: &[Flag] = &[
-    switch("all", "Remove every volume that no container uses, not only those without a name").short('a'),
+    switch(
+        "all",
+        "Remove every volume that no container uses, not only those without a name",
+    )
+    .short('a'),
     filter("Remove only what meets these conditions, for example label=<label>"),
     switch("force", "Do not ask").short('f'),
 ];
 pub(crate) const SYSTEM_FLAGS: &[Flag] = &[
-    switch("all", "Remove every image that no container uses, not only those without a name").short('a'),
+    switch(
+        "all",
+        "Remove every image that no container uses, not only those without a name",
+    )
+    .short('a'),
     filter("Remove only what meets these conditions, for example label=<key>=<value>"),
     switch("force", "Do not ask").short('f'),
     switch("volumes", "Remove unused anonymous volumes too"),
@@ -42,7 +54,10 @@ async fn post(client: &Client, path: &str, given: &[&str]) -> Result<Json, Failu
 
 async fn containers(client: &Client, given: &[&str]) -> Result<Removed, Failure> {
     let answer = post(client, "/containers/prune", given).await?;
-    Ok((listed("Deleted Containers:", &texts(&answer["ContainersDeleted"])), number(&answer, "SpaceReclaimed")))
+    Ok((
+        listed("Deleted Containers:", &texts(&answer["ContainersDeleted"])),
+        number(&answer, "SpaceReclaimed"),
+    ))
 }
 
 async fn images(client: &Client, given: &[&str], all: bool) -> Result<Removed, Failure> {
@@ -72,11 +87,18 @@ async fn volumes(client: &Client, given: &[&str], all: bool) -> Result<Removed, 
         given.push("all=true");
     }
     let answer = post(client, "/volumes/prune", &given).await?;
-    Ok((listed("Deleted Volumes:", &texts(&answer["VolumesDeleted"])), number(&answer, "SpaceReclaimed")))
+    Ok((
+        listed("Deleted Volumes:", &texts(&answer["VolumesDeleted"])),
+        number(&answer, "SpaceReclaimed"),
+    ))
 }
 
 fn listed(title: &str, names: &[&str]) -> String {
-    if names.is_empty() { String::new() } else { format!("{title}\n{}\n", names.join("\n")) }
+    if names.is_empty() {
+        String::new()
+    } else {
+        format!("{title}\n{}\n", names.join("\n"))
+    }
 }
 
 /// Whether to go on: `-f`, or a yes.
@@ -97,12 +119,18 @@ fn cancelled(what: &str) -> Failure {
 
 fn report((text, gained): &Removed) -> Outcome {
     let gap = if text.is_empty() { "" } else { "\n" };
-    output::print(&format!("{text}{gap}Total reclaimed space: {}\n", units::size4(*gained)))?;
+    output::print(&format!(
+        "{text}{gap}Total reclaimed space: {}\n",
+        units::size4(*gained)
+    ))?;
     Ok(0)
 }
 
 pub(crate) async fn prune_containers(cli: &Cli, matches: &Matches) -> Outcome {
-    if !agreed(matches, "This will remove all stopped containers.\nAre you sure you want to continue?")? {
+    if !agreed(
+        matches,
+        "This will remove all stopped containers.\nAre you sure you want to continue?",
+    )? {
         return Err(cancelled("container"));
     }
     report(&containers(cli.client().await?, &matches.list("filter")).await?)
@@ -115,7 +143,10 @@ pub(crate) async fn prune_images(cli: &Cli, matches: &Matches) -> Outcome {
     } else {
         "This will remove all dangling images."
     };
-    if !agreed(matches, &format!("{what}\nAre you sure you want to continue?"))? {
+    if !agreed(
+        matches,
+        &format!("{what}\nAre you sure you want to continue?"),
+    )? {
         return Err(cancelled("image"));
     }
     report(&images(cli.client().await?, &matches.list("filter"), all).await?)
@@ -128,7 +159,10 @@ pub(crate) async fn prune_volumes(cli: &Cli, matches: &Matches) -> Outcome {
     } else {
         "This will remove anonymous local volumes not used by at least one container."
     };
-    if !agreed(matches, &format!("{what}\nAre you sure you want to continue?"))? {
+    if !agreed(
+        matches,
+        &format!("{what}\nAre you sure you want to continue?"),
+    )? {
         return Err(cancelled("volume"));
     }
     report(&volumes(cli.client().await?, &matches.list("filter"), all).await?)
@@ -145,7 +179,10 @@ pub(crate) async fn prune_system(cli: &Cli, matches: &Matches) -> Outcome {
     } else {
         "  - all dangling images\n"
     });
-    if !agreed(matches, &format!("{what}\nAre you sure you want to continue?"))? {
+    if !agreed(
+        matches,
+        &format!("{what}\nAre you sure you want to continue?"),
+    )? {
         return Err(cancelled("system"));
     }
     let client = cli.client().await?;

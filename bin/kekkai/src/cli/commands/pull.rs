@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use kekkai_client::{AuthEntry, Client, CredentialStore, Query, Reply, Request, encode_registry_auth};
+use kekkai_client::{
+    AuthEntry, Client, CredentialStore, Query, Reply, Request, encode_registry_auth,
+};
 use serde_json::Value as Json;
 
 use super::text;
@@ -14,7 +16,11 @@ use crate::cli::{Cli, Failure, output, terminal, units};
 
 pub(crate) const FLAGS: &[Flag] = &[
     switch("all-tags", "Pull every tag of the repository").short('a'),
-    switch("disable-content-trust", "Skip the verification of image signatures").default("true"),
+    switch(
+        "disable-content-trust",
+        "Skip the verification of image signatures",
+    )
+    .default("true"),
     text_flag("platform", "Platform of the image (os[/arch[/variant]])"),
     switch("quiet", "Do not show the progress").short('q'),
 ];
@@ -42,7 +48,11 @@ impl Show {
             Self::Stderr => terminal::size_of(std::io::stderr().as_fd()),
             _ => terminal::size(),
         };
-        if columns == 0 { 200 } else { usize::from(columns) }
+        if columns == 0 {
+            200
+        } else {
+            usize::from(columns)
+        }
     }
 
     fn write(self, text: &str) -> std::io::Result<()> {
@@ -78,12 +88,18 @@ pub(crate) async fn pull_image(
     platform: &str,
     show: Show,
 ) -> Result<(), Failure> {
-    let reference = if image.digest.is_empty() { &image.tag } else { &image.digest };
+    let reference = if image.digest.is_empty() {
+        &image.tag
+    } else {
+        &image.digest
+    };
     let query = Query::new()
         .with("fromImage", &image.repository)
         .with_text("tag", reference)
         .with_text("platform", platform);
-    let request = Request::post("/images/create").query(query).header("X-Registry-Auth", &registry_auth(cli, image)?);
+    let request = Request::post("/images/create")
+        .query(query)
+        .header("X-Registry-Auth", &registry_auth(cli, image)?);
     let reply = client.send(request).await?;
     show_progress(reply, show).await
 }
@@ -109,7 +125,9 @@ pub(crate) async fn pull(cli: &Cli, matches: &Matches) -> Outcome {
 fn canonical(image: &ImageName) -> String {
     let path = match image.repository.strip_prefix(&format!("{}/", image.domain)) {
         Some(path) => path.to_owned(),
-        None if image.domain == "docker.io" && !image.repository.contains('/') => format!("library/{}", image.repository),
+        None if image.domain == "docker.io" && !image.repository.contains('/') => {
+            format!("library/{}", image.repository)
+        }
         None => image.repository.clone(),
     };
     let mut name = format!("{}/{path}", image.domain);
@@ -135,7 +153,11 @@ pub(crate) struct JsonLines {
 
 impl JsonLines {
     pub(crate) fn new(reply: Reply) -> Self {
-        Self { reply, buffer: Vec::new(), end: false }
+        Self {
+            reply,
+            buffer: Vec::new(),
+            end: false,
+        }
     }
 
     /// The next object; `None` at the end.
@@ -173,7 +195,13 @@ const REPAINT: Duration = Duration::from_millis(40);
 pub(crate) async fn show_progress(reply: Reply, show: Show) -> Result<(), Failure> {
     let mut messages = JsonLines::new(reply);
     let terminal = show.is_terminal();
-    let mut painter = Painter { show, width: show.width(), rows: Vec::new(), painted: 0, dirty: false };
+    let mut painter = Painter {
+        show,
+        width: show.width(),
+        rows: Vec::new(),
+        painted: 0,
+        dirty: false,
+    };
     let mut last_paint = None::<tokio::time::Instant>;
     loop {
         let due = last_paint.map_or_else(tokio::time::Instant::now, |at| at + REPAINT);
@@ -187,7 +215,9 @@ pub(crate) async fn show_progress(reply: Reply, show: Show) -> Result<(), Failur
             }
         };
         let Some(message) = message else { break };
-        let error = message["errorDetail"]["message"].as_str().or_else(|| message["error"].as_str());
+        let error = message["errorDetail"]["message"]
+            .as_str()
+            .or_else(|| message["error"].as_str());
         if let Some(error) = error {
             painter.paint()?;
             if message["errorDetail"]["code"].as_i64() == Some(401) {
@@ -313,9 +343,15 @@ fn bar(detail: &Json, width: usize) -> Option<String> {
     if width <= 110 {
         return Some(numbers);
     }
-    let filled = usize::try_from((i128::from(current) * 100 / i128::from(total)) / 2).unwrap_or(0).min(50);
+    let filled = usize::try_from((i128::from(current) * 100 / i128::from(total)) / 2)
+        .unwrap_or(0)
+        .min(50);
     let blanks = 50 - filled;
-    Some(format!("[{}>{}] {numbers}", "=".repeat(filled), " ".repeat(blanks)))
+    Some(format!(
+        "[{}>{}] {numbers}",
+        "=".repeat(filled),
+        " ".repeat(blanks)
+    ))
 }
 
 #[cfg(test)]
@@ -325,17 +361,34 @@ mod tests {
 
     #[test]
     fn plain_lines_have_no_bars() {
-        assert_eq!(plain_line(&json!({"status": "Pulling fs layer", "id": "a", "progressDetail": {}})), "a: Pulling fs layer\n");
-        assert_eq!(plain_line(&json!({"status": "Downloading", "id": "a", "progressDetail": {"current": 1, "total": 2}})), "");
-        assert_eq!(plain_line(&json!({"stream": "Loaded image: x\n"})), "Loaded image: x\n");
+        assert_eq!(
+            plain_line(&json!({"status": "Pulling fs layer", "id": "a", "progressDetail": {}})),
+            "a: Pulling fs layer\n"
+        );
+        assert_eq!(
+            plain_line(
+                &json!({"status": "Downloading", "id": "a", "progressDetail": {"current": 1, "total": 2}})
+            ),
+            ""
+        );
+        assert_eq!(
+            plain_line(&json!({"stream": "Loaded image: x\n"})),
+            "Loaded image: x\n"
+        );
     }
 
     #[test]
     fn bars() {
         assert_eq!(bar(&json!({}), 200), None);
-        assert_eq!(bar(&json!({"current": 50, "total": 100}), 80).unwrap(), "     50B/100B");
+        assert_eq!(
+            bar(&json!({"current": 50, "total": 100}), 80).unwrap(),
+            "     50B/100B"
+        );
         let wide = bar(&json!({"current": 50, "total": 100}), 200).unwrap();
-        assert!(wide.starts_with("[=========================>                         ]"), "{wide}");
+        assert!(
+            wide.starts_with("[=========================>                         ]"),
+            "{wide}"
+        );
     }
 
     #[test]

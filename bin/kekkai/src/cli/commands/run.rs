@@ -19,7 +19,10 @@ use crate::cli::{Cli, Failure, output, terminal};
 
 pub(crate) const START_FLAGS: &[Flag] = &[
     switch("attach", "Connect to the output and pass signals on").short('a'),
-    text_flag("detach-keys", "Keys that leave the container running in the background"),
+    text_flag(
+        "detach-keys",
+        "Keys that leave the container running in the background",
+    ),
     switch("interactive", "Connect to the container's input").short('i'),
     text_flag("checkpoint", "").hidden(),
     text_flag("checkpoint-dir", "").hidden(),
@@ -36,7 +39,11 @@ fn refused(message: &str, path: &str) -> Failure {
 
 /// The exit status of a start that failed: 127 not found, 126 not executable, 125 anything else.
 fn start_code(message: &str) -> u8 {
-    let not_found = ["executable file not found", "no such file or directory", "system cannot find the file specified"];
+    let not_found = [
+        "executable file not found",
+        "no such file or directory",
+        "system cannot find the file specified",
+    ];
     let denied = ["permission denied", "is a directory", "exec format error"];
     // A word about the host's own files is the engine's failure.
     if not_found.iter().any(|words| message.contains(words)) {
@@ -51,7 +58,9 @@ fn start_code(message: &str) -> u8 {
 fn request_of(cli: &Cli, matches: &Matches) -> Result<ContainerRequest, Failure> {
     let pull = matches.text("pull");
     if !matches!(pull, "always" | "missing" | "never") {
-        let message = format!("invalid pull option: '{pull}': must be one of \"always\", \"missing\" or \"never\"");
+        let message = format!(
+            "invalid pull option: '{pull}': must be one of \"always\", \"missing\" or \"never\""
+        );
         return Err(refused(&message, &matches.path));
     }
     let url = cli.client_unconnected()?.endpoint().url.clone();
@@ -73,22 +82,30 @@ impl IdFile<'_> {
                 self.0
             )));
         }
-        std::fs::File::create_new(self.0).map(drop).map_err(|error| {
-            let why = match error.kind() {
-                std::io::ErrorKind::NotFound => String::from("no such file or directory"),
-                std::io::ErrorKind::PermissionDenied => String::from("permission denied"),
-                _ => error.to_string(),
-            };
-            Failure::new(format!("failed to create the container ID file: open {}: {why}", self.0))
-        })
+        std::fs::File::create_new(self.0)
+            .map(drop)
+            .map_err(|error| {
+                let why = match error.kind() {
+                    std::io::ErrorKind::NotFound => String::from("no such file or directory"),
+                    std::io::ErrorKind::PermissionDenied => String::from("permission denied"),
+                    _ => error.to_string(),
+                };
+                Failure::new(format!(
+                    "failed to create the container ID file: open {}: {why}",
+                    self.0
+                ))
+            })
     }
 
     fn write(&self, id: &str) -> Result<(), Failure> {
         if self.0.is_empty() {
             return Ok(());
         }
-        std::fs::write(self.0, id)
-            .map_err(|error| Failure::new(format!("failed to write the container ID to the file: {error}")))
+        std::fs::write(self.0, id).map_err(|error| {
+            Failure::new(format!(
+                "failed to write the container ID to the file: {error}"
+            ))
+        })
     }
 
     /// Without a container the file stays empty, and an empty file goes.
@@ -101,7 +118,12 @@ impl IdFile<'_> {
 }
 
 /// Creates the container; pulls its image where the policy says so.
-async fn create_container(cli: &Cli, client: &Client, matches: &Matches, request: &ContainerRequest) -> Result<String, Failure> {
+async fn create_container(
+    cli: &Cli,
+    client: &Client,
+    matches: &Matches,
+    request: &ContainerRequest,
+) -> Result<String, Failure> {
     let file = IdFile(matches.text("cidfile"));
     file.check()?;
     let created = create_or_pull(cli, client, matches, request).await;
@@ -121,32 +143,49 @@ async fn create_container(cli: &Cli, client: &Client, matches: &Matches, request
     }
 }
 
-async fn create_or_pull(cli: &Cli, client: &Client, matches: &Matches, request: &ContainerRequest) -> Result<Json, Failure> {
+async fn create_or_pull(
+    cli: &Cli,
+    client: &Client,
+    matches: &Matches,
+    request: &ContainerRequest,
+) -> Result<Json, Failure> {
     let policy = matches.text("pull");
-    let show = if matches.on("quiet") { Show::Nowhere } else { Show::Stderr };
+    let show = if matches.on("quiet") {
+        Show::Nowhere
+    } else {
+        Show::Stderr
+    };
     // An id or a name: only a name can be pulled.
     let image = ImageName::parse(&request.image);
     if policy == "always" {
-        let image = image.as_ref().map_err(|failure| Failure::new(failure.text()))?;
+        let image = image
+            .as_ref()
+            .map_err(|failure| Failure::new(failure.text()))?;
         pull_image(cli, client, image, &request.platform, show).await?;
         return Ok(create_once(client, request).await?);
     }
     match (create_once(client, request).await, &image) {
         (Err(error), Ok(image)) if policy == "missing" && is_missing_image(&error) => {
             if !matches.on("quiet") {
-                output::to_stderr(&format!("Unable to find image '{}' locally\n", image.familiar));
+                output::to_stderr(&format!(
+                    "Unable to find image '{}' locally\n",
+                    image.familiar
+                ));
             }
             pull_image(cli, client, image, &request.platform, show).await?;
             Ok(create_once(client, request).await?)
         }
         (Ok(answer), _) => Ok(answer),
-        (Err(_), Err(failure)) if !failure.text().is_empty() && !looks_like_id(&request.image) => Err(Failure::new(failure.text())),
+        (Err(_), Err(failure)) if !failure.text().is_empty() && !looks_like_id(&request.image) => {
+            Err(Failure::new(failure.text()))
+        }
         (Err(error), _) => Err(error.into()),
     }
 }
 
 fn looks_like_id(image: &str) -> bool {
-    image.starts_with("sha256:") || (image.len() == 64 && image.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    image.starts_with("sha256:")
+        || (image.len() == 64 && image.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 fn is_missing_image(error: &ClientError) -> bool {
@@ -154,8 +193,18 @@ fn is_missing_image(error: &ClientError) -> bool {
 }
 
 async fn create_once(client: &Client, request: &ContainerRequest) -> Result<Json, ClientError> {
-    let query = Query::new().with_text("name", &request.name).with_text("platform", &request.platform);
-    client.send(Request::post("/containers/create").query(query).json(&request.body)?).await?.json().await
+    let query = Query::new()
+        .with_text("name", &request.name)
+        .with_text("platform", &request.platform);
+    client
+        .send(
+            Request::post("/containers/create")
+                .query(query)
+                .json(&request.body)?,
+        )
+        .await?
+        .json()
+        .await
 }
 
 pub(crate) async fn create(cli: &Cli, matches: &Matches) -> Outcome {
@@ -172,7 +221,11 @@ pub(crate) async fn create(cli: &Cli, matches: &Matches) -> Outcome {
 /// The keys that leave, from the flag or the configuration.
 pub(crate) fn detach_keys(cli: &Cli, matches: &Matches) -> Result<(String, DetachKeys), Failure> {
     let given = matches.text("detach-keys");
-    let text = if given.is_empty() { cli.config.text("detachKeys").unwrap_or_default() } else { given.to_owned() };
+    let text = if given.is_empty() {
+        cli.config.text("detachKeys").unwrap_or_default()
+    } else {
+        given.to_owned()
+    };
     let keys = DetachKeys::parse(&text)
         .map_err(|why| Failure::new(format!("invalid detach keys provided: {text}: {why}")))?;
     Ok((text, keys))
@@ -183,7 +236,9 @@ pub(crate) async fn run(cli: &Cli, matches: &Matches) -> Outcome {
     let detach = matches.on("detach");
     if detach {
         if matches.is_set("attach") {
-            return Err(Failure::new("conflicting options: cannot specify both --attach and --detach"));
+            return Err(Failure::new(
+                "conflicting options: cannot specify both --attach and --detach",
+            ));
         }
         request.detach();
     } else if request.attach_stdin && request.tty && !terminal::stdin_is_terminal() {
@@ -205,9 +260,9 @@ pub(crate) async fn run(cli: &Cli, matches: &Matches) -> Outcome {
         );
         created
     };
-    let id = outcome.map_err(|failure| match failure {
-        Failure { message: Some(message), .. } if !message.starts_with("container ID file") => refused(&message, &matches.path),
-        failure => failure.with_code(ENGINE_FAILED),
+    let id = outcome.map_err(|failure| match failure.message {
+        Some(message) => refused(&message, &matches.path),
+        None => failure.with_code(ENGINE_FAILED),
     })?;
     if detach {
         return run_detached(client, matches, &id).await;
@@ -215,7 +270,11 @@ pub(crate) async fn run(cli: &Cli, matches: &Matches) -> Outcome {
     let run = Attached {
         client,
         id: &id,
-        streams: (request.attach_stdin, request.attach_stdout, request.attach_stderr),
+        streams: (
+            request.attach_stdin,
+            request.attach_stdout,
+            request.attach_stderr,
+        ),
         tty: request.tty,
         auto_remove: request.auto_remove,
         sig_proxy: matches.on("sig-proxy"),
@@ -243,7 +302,9 @@ async fn run_detached(client: &Client, matches: &Matches, id: &str) -> Outcome {
 }
 
 fn start_request(id: &str, keys: &str) -> Request {
-    Request::post("/containers/").segment(id, "/start").query(Query::new().with_text("detachKeys", keys))
+    Request::post("/containers/")
+        .segment(id, "/start")
+        .query(Query::new().with_text("detachKeys", keys))
 }
 
 enum RunError {
@@ -279,19 +340,29 @@ impl Attached<'_> {
             .with_flag("stdout", stdout)
             .with_flag("stderr", stderr)
             .with_text("detachKeys", self.keys_text);
-        Request::post("/containers/").segment(self.id, "/attach").query(query)
+        Request::post("/containers/")
+            .segment(self.id, "/attach")
+            .query(query)
     }
 
     fn wait_request(&self) -> Request {
-        let condition = if self.auto_remove { "removed" } else { "next-exit" };
-        Request::post("/containers/").segment(self.id, "/wait").query(Query::new().with("condition", condition))
+        let condition = if self.auto_remove {
+            "removed"
+        } else {
+            "next-exit"
+        };
+        Request::post("/containers/")
+            .segment(self.id, "/wait")
+            .query(Query::new().with("condition", condition))
     }
 
     async fn start_and_follow(self, keys: DetachKeys) -> Result<u8, RunError> {
         let (stdin, stdout, stderr) = self.streams;
         let (hijacked, waiting) = if stdin || stdout || stderr {
-            let (hijacked, waiting) =
-                futures_util::join!(self.client.hijack(self.attach_request()), self.client.send(self.wait_request()));
+            let (hijacked, waiting) = futures_util::join!(
+                self.client.hijack(self.attach_request()),
+                self.client.send(self.wait_request())
+            );
             (Some(hijacked?), waiting?)
         } else {
             (None, self.client.send(self.wait_request()).await?)
@@ -310,7 +381,9 @@ impl Attached<'_> {
             if let Err(error) = started {
                 if self.auto_remove {
                     // The daemon removes it; do not leave before it has.
-                    let _ = tokio::time::timeout(std::time::Duration::from_secs(10), waiting.bytes()).await;
+                    let _ =
+                        tokio::time::timeout(std::time::Duration::from_secs(10), waiting.bytes())
+                            .await;
                 }
                 return Err(RunError::Start(error));
             }
@@ -323,11 +396,22 @@ impl Attached<'_> {
         }
     }
 
-    async fn follow(&self, hijacked: Option<Hijacked>, waiting: Reply, keys: DetachKeys) -> Result<u8, RunError> {
+    async fn follow(
+        &self,
+        hijacked: Option<Hijacked>,
+        waiting: Reply,
+        keys: DetachKeys,
+    ) -> Result<u8, RunError> {
         let (stdin, stdout, stderr) = self.streams;
         let resized = Resized::Container(self.id.to_owned());
         if let Some(hijacked) = hijacked {
-            let wiring = Wiring { stdin, stdout, stderr, tty: self.tty, detach_keys: keys };
+            let wiring = Wiring {
+                stdin,
+                stdout,
+                stderr,
+                tty: self.tty,
+                detach_keys: keys,
+            };
             let follow_size = async {
                 if self.tty && terminal::stdout_is_terminal() {
                     session::follow_size(self.client, &resized).await;
@@ -350,7 +434,10 @@ impl Attached<'_> {
 /// The exit status that `wait` answers.
 async fn exit_code(waiting: Reply) -> Result<u8, RunError> {
     let answer: Json = waiting.json().await?;
-    if let Some(message) = answer["Error"]["Message"].as_str().filter(|message| !message.is_empty()) {
+    if let Some(message) = answer["Error"]["Message"]
+        .as_str()
+        .filter(|message| !message.is_empty())
+    {
         output::to_stderr(&format!("Error waiting for container: {message}\n"));
         return Ok(ENGINE_FAILED);
     }
@@ -382,12 +469,21 @@ pub(crate) async fn start(cli: &Cli, matches: &Matches) -> Outcome {
         if failed.is_empty() {
             return Ok(0);
         }
-        return join(vec![format!("Error: failed to start containers: {}", failed.join(", "))]);
+        return join(vec![format!(
+            "Error: failed to start containers: {}",
+            failed.join(", ")
+        )]);
     }
     let [name] = matches.args.as_slice() else {
-        return Err(Failure::new("you cannot start and attach multiple containers at once"));
+        return Err(Failure::new(
+            "you cannot start and attach multiple containers at once",
+        ));
     };
-    let inspected: Json = client.send(Request::get("/containers/").segment(name, "/json")).await?.json().await?;
+    let inspected: Json = client
+        .send(Request::get("/containers/").segment(name, "/json"))
+        .await?
+        .json()
+        .await?;
     let (keys_text, keys) = detach_keys(cli, matches)?;
     let config = &inspected["Config"];
     let tty = config["Tty"].as_bool().unwrap_or(false);
@@ -400,15 +496,17 @@ pub(crate) async fn start(cli: &Cli, matches: &Matches) -> Outcome {
         id: text(&inspected, "Id"),
         streams: (stdin, true, true),
         tty,
-        auto_remove: inspected["HostConfig"]["AutoRemove"].as_bool().unwrap_or(false),
+        auto_remove: inspected["HostConfig"]["AutoRemove"]
+            .as_bool()
+            .unwrap_or(false),
         sig_proxy: !tty,
         keys_text: &keys_text,
     };
     match run.start_and_follow(keys).await {
         Ok(code) => Ok(code),
-        Err(RunError::Start(error)) => {
-            Err(Failure::new(format!("{error}\nError: failed to start containers: {name}")))
-        }
+        Err(RunError::Start(error)) => Err(Failure::new(format!(
+            "{error}\nError: failed to start containers: {name}"
+        ))),
         Err(RunError::Other(failure)) => Err(failure),
     }
 }
@@ -419,9 +517,18 @@ mod tests {
 
     #[test]
     fn codes() {
-        assert_eq!(start_code("exec: \"nosuch\": executable file not found in $PATH"), 127);
-        assert_eq!(start_code("exec: \"/etc\": is a directory: permission denied"), 126);
-        assert_eq!(start_code("driver failed programming external connectivity"), 125);
+        assert_eq!(
+            start_code("exec: \"nosuch\": executable file not found in $PATH"),
+            127
+        );
+        assert_eq!(
+            start_code("exec: \"/etc\": is a directory: permission denied"),
+            126
+        );
+        assert_eq!(
+            start_code("driver failed programming external connectivity"),
+            125
+        );
         assert_eq!(status_of(&serde_json::json!({"StatusCode": 137})), 137);
     }
 }

@@ -105,13 +105,23 @@ async fn copy_input(
 }
 
 /// Copies what comes from the connection to standard output and error until it ends.
-async fn copy_output(reader: &mut (impl tokio::io::AsyncRead + Unpin), tty: bool) -> io::Result<()> {
+async fn copy_output(
+    reader: &mut (impl tokio::io::AsyncRead + Unpin),
+    tty: bool,
+) -> io::Result<()> {
     let mut sink = Sink::new(tty);
     let mut buffer = vec![0; READ_SIZE];
     loop {
         let count = match reader.read(&mut buffer).await {
             Ok(count) => count,
-            Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof) => 0,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof
+                ) =>
+            {
+                0
+            }
             Err(error) => return Err(error),
         };
         if count == 0 {
@@ -132,11 +142,19 @@ pub(crate) struct Sink {
 
 impl Sink {
     pub(crate) fn new(raw: bool) -> Self {
-        Self { raw, demultiplexer: Demultiplexer::default(), stdout: None, stderr: None }
+        Self {
+            raw,
+            demultiplexer: Demultiplexer::default(),
+            stdout: None,
+            stderr: None,
+        }
     }
 
     async fn stdout(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stdout.get_or_insert_with(|| StandardFd::new(Standard::Output)).write_all(bytes).await
+        self.stdout
+            .get_or_insert_with(|| StandardFd::new(Standard::Output))
+            .write_all(bytes)
+            .await
     }
 
     /// Writes the next piece of the stream to where it belongs.
@@ -146,22 +164,28 @@ impl Sink {
         }
         // Neighbouring frames of one stream are written together.
         let mut runs: Vec<(Stream, Vec<u8>)> = Vec::new();
-        self.demultiplexer.feed(Bytes::copy_from_slice(bytes), |stream, payload| {
-            match runs.last_mut() {
-                Some((last, run)) if *last == stream => run.extend_from_slice(&payload),
-                _ => runs.push((stream, payload.to_vec())),
-            }
-            Ok(())
-        })?;
+        self.demultiplexer
+            .feed(Bytes::copy_from_slice(bytes), |stream, payload| {
+                match runs.last_mut() {
+                    Some((last, run)) if *last == stream => run.extend_from_slice(&payload),
+                    _ => runs.push((stream, payload.to_vec())),
+                }
+                Ok(())
+            })?;
         for (stream, run) in runs {
             match stream {
                 Stream::Stdin | Stream::Stdout => self.stdout(&run).await?,
                 Stream::Stderr => {
-                    self.stderr.get_or_insert_with(|| StandardFd::new(Standard::Error)).write_all(&run).await?;
+                    self.stderr
+                        .get_or_insert_with(|| StandardFd::new(Standard::Error))
+                        .write_all(&run)
+                        .await?;
                 }
                 Stream::SystemError => {
                     let text = String::from_utf8_lossy(&run).into_owned();
-                    return Err(io::Error::other(format!("error from daemon in stream: {text}")));
+                    return Err(io::Error::other(format!(
+                        "error from daemon in stream: {text}"
+                    )));
                 }
             }
         }
@@ -170,14 +194,22 @@ impl Sink {
 }
 
 /// Signals that are passed on. Not those that stop a process at once or that belong to ourselves.
-const FORWARDED: &[i32] = &[1, 2, 3, 6, 10, 12, 14, 15, 16, 18, 20, 21, 22, 24, 25, 26, 27, 28, 29, 30];
+const FORWARDED: &[i32] = &[
+    1, 2, 3, 6, 10, 12, 14, 15, 16, 18, 20, 21, 22, 24, 25, 26, 27, 28, 29, 30,
+];
 
 /// Passes every signal on to the container, for ever. With a terminal, its size is not a signal to pass on.
 pub(crate) async fn forward_signals(client: &Client, container: &str, tty: bool) {
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<i32>(64);
     let local = tokio::task::LocalSet::new();
-    for number in FORWARDED.iter().copied().filter(|number| !(tty && *number == 28)) {
-        let Ok(mut stream) = signal(SignalKind::from_raw(number)) else { continue };
+    for number in FORWARDED
+        .iter()
+        .copied()
+        .filter(|number| !(tty && *number == 28))
+    {
+        let Ok(mut stream) = signal(SignalKind::from_raw(number)) else {
+            continue;
+        };
         let sender = sender.clone();
         local.spawn_local(async move {
             while stream.recv().await.is_some() {
@@ -190,7 +222,9 @@ pub(crate) async fn forward_signals(client: &Client, container: &str, tty: bool)
     let forward = async {
         while let Some(number) = receiver.recv().await {
             let query = Query::new().with("signal", number.to_string());
-            let request = Request::post("/containers/").segment(container, "/kill").query(query);
+            let request = Request::post("/containers/")
+                .segment(container, "/kill")
+                .query(query);
             // A container that has just ended cannot be told; its end is seen elsewhere.
             if let Ok(reply) = client.send(request).await {
                 let _ = reply.done().await;
@@ -212,9 +246,13 @@ async fn resize(client: &Client, target: &Resized) -> bool {
     if rows == 0 && columns == 0 {
         return true;
     }
-    let query = Query::new().with("h", rows.to_string()).with("w", columns.to_string());
+    let query = Query::new()
+        .with("h", rows.to_string())
+        .with("w", columns.to_string());
     let request = match target {
-        Resized::Container(id) => Request::post("/containers/").segment(id, "/resize").query(query),
+        Resized::Container(id) => Request::post("/containers/")
+            .segment(id, "/resize")
+            .query(query),
         Resized::Exec(id) => Request::post("/exec/").segment(id, "/resize").query(query),
     };
     match client.send(request).await {
@@ -233,7 +271,9 @@ pub(crate) async fn follow_size(client: &Client, target: &Resized) {
         }
         tokio::time::sleep(std::time::Duration::from_millis(5 * (attempt + 1))).await;
     }
-    let Ok(mut changes) = changes else { return std::future::pending().await };
+    let Ok(mut changes) = changes else {
+        return std::future::pending().await;
+    };
     while changes.recv().await.is_some() {
         resize(client, target).await;
     }
@@ -248,10 +288,19 @@ pub(crate) fn displayed_ports(ports: &[serde_json::Value]) -> String {
         first: i64,
         last: i64,
     }
-    let host = |ip: &str, port: &str| if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") };
+    let host = |ip: &str, port: &str| {
+        if ip.contains(':') {
+            format!("[{ip}]:{port}")
+        } else {
+            format!("{ip}:{port}")
+        }
+    };
     let show = |group: &Group<'_>| {
-        let range =
-            if group.first == group.last { group.first.to_string() } else { format!("{}-{}", group.first, group.last) };
+        let range = if group.first == group.last {
+            group.first.to_string()
+        } else {
+            format!("{}-{}", group.first, group.last)
+        };
         if group.ip.is_empty() {
             format!("{range}/{}", group.protocol)
         } else {
@@ -260,18 +309,39 @@ pub(crate) fn displayed_ports(ports: &[serde_json::Value]) -> String {
     };
     let mut sorted: Vec<&serde_json::Value> = ports.iter().collect();
     sorted.sort_by_key(|port| {
-        (number(port, "PrivatePort"), text(port, "IP").to_owned(), number(port, "PublicPort"), text(port, "Type").to_owned())
+        (
+            number(port, "PrivatePort"),
+            text(port, "IP").to_owned(),
+            number(port, "PublicPort"),
+            text(port, "Type").to_owned(),
+        )
     });
-    let (mut shown, mut mapped, mut open): (Vec<String>, Vec<String>, Vec<Group<'_>>) = Default::default();
+    let (mut shown, mut mapped, mut open): (Vec<String>, Vec<String>, Vec<Group<'_>>) =
+        Default::default();
     for port in sorted {
-        let (ip, private, public) = (text(port, "IP"), number(port, "PrivatePort"), number(port, "PublicPort"));
+        let (ip, private, public) = (
+            text(port, "IP"),
+            number(port, "PrivatePort"),
+            number(port, "PublicPort"),
+        );
         let protocol = text(port, "Type");
         if !ip.is_empty() && public != private {
-            mapped.push(format!("{}->{private}/{protocol}", host(ip, &public.to_string())));
+            mapped.push(format!(
+                "{}->{private}/{protocol}",
+                host(ip, &public.to_string())
+            ));
             continue;
         }
-        match open.iter_mut().find(|group| group.ip == ip && group.protocol == protocol) {
-            None => open.push(Group { ip, protocol, first: private, last: private }),
+        match open
+            .iter_mut()
+            .find(|group| group.ip == ip && group.protocol == protocol)
+        {
+            None => open.push(Group {
+                ip,
+                protocol,
+                first: private,
+                last: private,
+            }),
             Some(group) if group.last + 1 == private => group.last = private,
             Some(group) => {
                 shown.push(show(group));
@@ -295,7 +365,10 @@ mod tests {
             json!({"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8089, "Type": "tcp"}),
             json!({"IP": "::", "PrivatePort": 80, "PublicPort": 8089, "Type": "tcp"}),
         ];
-        assert_eq!(displayed_ports(&ports), "0.0.0.0:8089->80/tcp, [::]:8089->80/tcp");
+        assert_eq!(
+            displayed_ports(&ports),
+            "0.0.0.0:8089->80/tcp, [::]:8089->80/tcp"
+        );
         let ports = [
             json!({"PrivatePort": 81, "Type": "tcp"}),
             json!({"PrivatePort": 80, "Type": "tcp"}),
@@ -303,6 +376,9 @@ mod tests {
             json!({"IP": "1.2.3.4", "PrivatePort": 90, "PublicPort": 90, "Type": "tcp"}),
             json!({"IP": "1.2.3.4", "PrivatePort": 91, "PublicPort": 91, "Type": "tcp"}),
         ];
-        assert_eq!(displayed_ports(&ports), "53/udp, 80-81/tcp, 1.2.3.4:90-91->90-91/tcp");
+        assert_eq!(
+            displayed_ports(&ports),
+            "53/udp, 80-81/tcp, 1.2.3.4:90-91->90-91/tcp"
+        );
     }
 }

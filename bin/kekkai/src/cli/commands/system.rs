@@ -11,8 +11,10 @@ use crate::cli::format::Listing;
 use crate::cli::template::Value;
 use crate::cli::{Cli, Failure, output, units};
 
-pub(crate) const DF_FLAGS: &[Flag] =
-    &[text_flag("format", FORMAT_HELP), switch("verbose", "Show every object").short('v')];
+pub(crate) const DF_FLAGS: &[Flag] = &[
+    text_flag("format", FORMAT_HELP),
+    switch("verbose", "Show every object").short('v'),
+];
 
 const USAGE: Listing = Listing {
     type_name: "*formatter.diskUsageContext",
@@ -76,14 +78,23 @@ fn image_usage(answer: &Json) -> Usage {
 
 fn container_usage(answer: &Json) -> Usage {
     let containers = items(&answer["Containers"]);
-    let active = |container: &&Json| matches!(text(container, "State"), "running" | "paused" | "restarting");
+    let active = |container: &&Json| {
+        matches!(
+            text(container, "State"),
+            "running" | "paused" | "restarting"
+        )
+    };
     let size = |container: &Json| number(container, "SizeRw");
     Usage {
         kind: "Containers",
         total: containers.len(),
         active: containers.iter().filter(active).count(),
         size: containers.iter().map(size).sum(),
-        reclaimable: containers.iter().filter(|container| !active(container)).map(size).sum(),
+        reclaimable: containers
+            .iter()
+            .filter(|container| !active(container))
+            .map(size)
+            .sum(),
     }
 }
 
@@ -96,7 +107,11 @@ fn volume_usage(answer: &Json) -> Usage {
         total: volumes.len(),
         active: volumes.iter().filter(used).count(),
         size: volumes.iter().map(size).sum(),
-        reclaimable: volumes.iter().filter(|volume| !used(volume)).map(size).sum(),
+        reclaimable: volumes
+            .iter()
+            .filter(|volume| !used(volume))
+            .map(size)
+            .sum(),
     }
 }
 
@@ -108,7 +123,11 @@ fn cache_usage(answer: &Json) -> Usage {
         kind: "Build Cache",
         total: entries.len(),
         active: entries.iter().filter(used).count(),
-        size: entries.iter().filter(unshared).map(|entry| number(entry, "Size")).sum(),
+        size: entries
+            .iter()
+            .filter(unshared)
+            .map(|entry| number(entry, "Size"))
+            .sum(),
         reclaimable: entries
             .iter()
             .filter(|entry| unshared(entry) && !used(entry))
@@ -123,13 +142,26 @@ pub(crate) async fn disk_usage(cli: &Cli, matches: &Matches) -> Outcome {
     if verbose && !format.is_empty() && format != "json" {
         return Err(Failure::new("the verbose and the format options conflict"));
     }
-    let answer: Json = cli.client().await?.send(Request::get("/system/df")).await?.json().await?;
+    let answer: Json = cli
+        .client()
+        .await?
+        .send(Request::get("/system/df"))
+        .await?
+        .json()
+        .await?;
     if verbose {
         output::print(&verbose_text(&answer)?)?;
         return Ok(0);
     }
-    let rows: Vec<Value> =
-        [image_usage(&answer), container_usage(&answer), volume_usage(&answer), cache_usage(&answer)].iter().map(Usage::row).collect();
+    let rows: Vec<Value> = [
+        image_usage(&answer),
+        container_usage(&answer),
+        volume_usage(&answer),
+        cache_usage(&answer),
+    ]
+    .iter()
+    .map(Usage::row)
+    .collect();
     output::print(&USAGE.render(format, &rows)?)?;
     Ok(0)
 }
@@ -166,10 +198,16 @@ fn verbose_text(answer: &Json) -> Result<String, Failure> {
     let volumes = Listing {
         type_name: "*formatter.volumeContext",
         table: "{{.Name}}\\t{{.Links}}\\t{{.Size}}",
-        titles: &[("Name", "VOLUME NAME"), ("Links", "LINKS"), ("Size", "SIZE")],
+        titles: &[
+            ("Name", "VOLUME NAME"),
+            ("Links", "LINKS"),
+            ("Size", "SIZE"),
+        ],
     };
-    let image_rows: Vec<Value> =
-        items(&answer["Images"]).iter().map(|image| super::lists::image_usage_row(image)).collect();
+    let image_rows: Vec<Value> = items(&answer["Images"])
+        .iter()
+        .map(|image| super::lists::image_usage_row(image))
+        .collect();
     let container_rows: Vec<Value> = items(&answer["Containers"])
         .iter()
         .map(|container| {

@@ -57,7 +57,9 @@ pub(crate) async fn version(cli: &Cli, matches: &Matches) -> Outcome {
         Ok::<Json, Failure>(answer)
     };
     let server = server.await;
-    let api = cli.client_unconnected().map_or(API_VERSION, |client| client.version());
+    let api = cli
+        .client_unconnected()
+        .map_or(API_VERSION, |client| client.version());
     let client = client_info(cli, api);
     if !format.is_empty() {
         let all = json!({"Client": client, "Server": server.as_ref().ok()});
@@ -75,16 +77,29 @@ pub(crate) async fn version(cli: &Cli, matches: &Matches) -> Outcome {
 
 fn client_lines(client: &Json) -> String {
     let mut lines = String::from("Client: Kekkai\n");
-    for (title, key) in [("Version", "Version"), ("API version", "ApiVersion"), ("Git commit", "GitCommit")] {
+    for (title, key) in [
+        ("Version", "Version"),
+        ("API version", "ApiVersion"),
+        ("Git commit", "GitCommit"),
+    ] {
         lines.push_str(&format!(" {title}:\t{}\n", text(client, key)));
     }
-    lines.push_str(&format!(" OS/Arch:\t{}/{}\n Context:\t{}\n", text(client, "Os"), text(client, "Arch"), text(client, "Context")));
+    lines.push_str(&format!(
+        " OS/Arch:\t{}/{}\n Context:\t{}\n",
+        text(client, "Os"),
+        text(client, "Arch"),
+        text(client, "Context")
+    ));
     lines
 }
 
 fn server_lines(server: &Json) -> String {
     let platform = text(&server["Platform"], "Name");
-    let mut lines = if platform.is_empty() { String::from("\nServer:\n") } else { format!("\nServer: {platform}\n") };
+    let mut lines = if platform.is_empty() {
+        String::from("\nServer:\n")
+    } else {
+        format!("\nServer: {platform}\n")
+    };
     let engine_only = [json!({
         "Name": "Engine",
         "Version": server["Version"],
@@ -100,12 +115,19 @@ fn server_lines(server: &Json) -> String {
     };
     for component in components {
         let (name, details) = (text(component, "Name"), &component["Details"]);
-        lines.push_str(&format!(" {name}:\n  Version:\t{}\n", text(component, "Version")));
+        lines.push_str(&format!(
+            " {name}:\n  Version:\t{}\n",
+            text(component, "Version")
+        ));
         if name == "Engine" {
             lines.push_str(&engine_lines(details));
             continue;
         }
-        let mut keys: Vec<&String> = details.as_object().into_iter().flat_map(|details| details.keys()).collect();
+        let mut keys: Vec<&String> = details
+            .as_object()
+            .into_iter()
+            .flat_map(|details| details.keys())
+            .collect();
         keys.sort();
         for key in keys {
             lines.push_str(&format!("  {key}:\t{}\n", text(details, key)));
@@ -115,8 +137,11 @@ fn server_lines(server: &Json) -> String {
 }
 
 fn engine_lines(details: &Json) -> String {
-    let mut lines =
-        format!("  API version:\t{} (minimum version {})\n", text(details, "ApiVersion"), text(details, "MinAPIVersion"));
+    let mut lines = format!(
+        "  API version:\t{} (minimum version {})\n",
+        text(details, "ApiVersion"),
+        text(details, "MinAPIVersion")
+    );
     for (title, key) in [("Go version", "GoVersion"), ("Git commit", "GitCommit")] {
         if !text(details, key).is_empty() {
             lines.push_str(&format!("  {title}:\t{}\n", text(details, key)));
@@ -125,7 +150,14 @@ fn engine_lines(details: &Json) -> String {
     if !text(details, "BuildTime").is_empty() {
         lines.push_str(&format!("  Built:\t{}\n", text(details, "BuildTime")));
     }
-    lines.push_str(&format!("  OS/Arch:\t{}/{}\n", text(details, "Os"), text(details, "Arch")));
-    lines.push_str(&format!("  Experimental:\t{}\n", text(details, "Experimental")));
+    lines.push_str(&format!(
+        "  OS/Arch:\t{}/{}\n",
+        text(details, "Os"),
+        text(details, "Arch")
+    ));
+    lines.push_str(&format!(
+        "  Experimental:\t{}\n",
+        text(details, "Experimental")
+    ));
     lines
 }

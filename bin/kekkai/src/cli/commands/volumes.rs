@@ -10,18 +10,25 @@ use crate::cli::flags::{Flag, Matches, list, many, switch, text as text_flag};
 use crate::cli::{Cli, Failure, output};
 
 pub(crate) const CREATE_FLAGS: &[Flag] = &[
-    text_flag("driver", "Driver of the volume").short('d').default("\"local\""),
+    text_flag("driver", "Driver of the volume")
+        .short('d')
+        .default("\"local\""),
     text_flag("name", "Name of the volume").hidden(),
     list("label", "Set labels"),
-    many("opt", "map", "Options of the driver").short('o').default("map[]"),
+    many("opt", "map", "Options of the driver")
+        .short('o')
+        .default("map[]"),
 ];
-pub(crate) const RM_FLAGS: &[Flag] = &[switch("force", "Do not complain about volumes that do not exist").short('f')];
+pub(crate) const RM_FLAGS: &[Flag] =
+    &[switch("force", "Do not complain about volumes that do not exist").short('f')];
 
 pub(crate) async fn create(cli: &Cli, matches: &Matches) -> Outcome {
     let mut name = matches.text("name").to_owned();
     if let Some(argument) = matches.args.first() {
         if !name.is_empty() {
-            return Err(Failure::new("conflicting options: cannot specify a volume-name through both --name and as a positional arg"));
+            return Err(Failure::new(
+                "conflicting options: cannot specify a volume-name through both --name and as a positional arg",
+            ));
         }
         name.clone_from(argument);
     }
@@ -55,7 +62,15 @@ pub(crate) async fn remove(cli: &Cli, matches: &Matches) -> Outcome {
     let mut failures = Vec::new();
     for name in &matches.args {
         let removed = async {
-            client.send(Request::delete("/volumes/").segment(name, "").query(query.clone())).await?.done().await
+            client
+                .send(
+                    Request::delete("/volumes/")
+                        .segment(name, "")
+                        .query(query.clone()),
+                )
+                .await?
+                .done()
+                .await
         };
         match removed.await {
             Ok(()) => output::line(name)?,

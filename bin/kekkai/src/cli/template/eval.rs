@@ -17,6 +17,9 @@ pub(crate) enum Mode {
 /// Go's names of fields whose JSON name differs, so that both are found.
 const FIELD_NAMES: &[(&str, &str)] = &[
     ("ID", "Id"),
+    ("APIVersion", "ApiVersion"),
+    ("CPUCfsPeriod", "CpuCfsPeriod"),
+    ("CPUCfsQuota", "CpuCfsQuota"),
     ("NanoCPUs", "NanoCpus"),
     ("CPUShares", "CpuShares"),
     ("CPUPeriod", "CpuPeriod"),
@@ -31,18 +34,70 @@ const FIELD_NAMES: &[(&str, &str)] = &[
 ];
 
 /// Fields that JSON leaves out when they are nil pointers, empty maps, empty lists, empty texts.
-const NIL_FIELDS: &[&str] =
-    &["Health", "Healthcheck", "StopTimeout", "Init", "SizeRw", "SizeRootFs", "UsageData", "OomKillDisable", "PidsLimit", "Platform", "ClusterVolume", "GraphDriver"];
-const EMPTY_MAPS: &[&str] = &["ExposedPorts", "Labels", "Sysctls", "Tmpfs", "Annotations", "StorageOpt", "Options", "Volumes"];
-const EMPTY_LISTS: &[&str] = &["Mounts", "Shell", "OnBuild", "ExecIDs", "RepoTags", "RepoDigests", "Env", "Cmd"];
+const NIL_FIELDS: &[&str] = &[
+    "Health",
+    "Healthcheck",
+    "StopTimeout",
+    "Init",
+    "SizeRw",
+    "SizeRootFs",
+    "UsageData",
+    "OomKillDisable",
+    "PidsLimit",
+    "Platform",
+    "ClusterVolume",
+    "GraphDriver",
+];
+const EMPTY_MAPS: &[&str] = &[
+    "ExposedPorts",
+    "Labels",
+    "Sysctls",
+    "Tmpfs",
+    "Annotations",
+    "StorageOpt",
+    "Options",
+    "Volumes",
+];
+const EMPTY_LISTS: &[&str] = &[
+    "Mounts",
+    "Shell",
+    "OnBuild",
+    "ExecIDs",
+    "RepoTags",
+    "RepoDigests",
+    "Env",
+    "Cmd",
+];
 const EMPTY_TEXTS: &[&str] = &[
-    "StopSignal", "MacAddress", "User", "WorkingDir", "Hostname", "Domainname", "AppArmorProfile", "Comment", "Author",
-    "Variant", "OsVersion", "Parent", "Container", "DockerVersion", "Created",
+    "StopSignal",
+    "MacAddress",
+    "User",
+    "WorkingDir",
+    "Hostname",
+    "Domainname",
+    "AppArmorProfile",
+    "Comment",
+    "Author",
+    "Variant",
+    "OsVersion",
+    "Parent",
+    "Container",
+    "DockerVersion",
+    "Created",
 ];
 
 /// Runs `template` over `dot`. On an error, what was written before it is in the first half.
-pub(crate) fn execute(template: &Template, dot: &Value, mode: Mode) -> Result<String, (String, String)> {
-    let mut run = Run { template, mode, variables: vec![(String::from("$"), dot.clone())], output: String::new() };
+pub(crate) fn execute(
+    template: &Template,
+    dot: &Value,
+    mode: Mode,
+) -> Result<String, (String, String)> {
+    let mut run = Run {
+        template,
+        mode,
+        variables: vec![(String::from("$"), dot.clone())],
+        output: String::new(),
+    };
     match run.nodes(&template.body, dot) {
         Ok(_) => Ok(run.output),
         Err(message) => Err((run.output, message)),
@@ -69,7 +124,11 @@ impl Run<'_> {
         let line = 1 + before.matches('\n').count();
         let column = before.rfind('\n').map_or(at, |newline| at - newline - 1);
         let shortened: String = context.chars().take(20).collect();
-        let context = if context.chars().count() > 20 { format!("{shortened}...") } else { shortened };
+        let context = if context.chars().count() > 20 {
+            format!("{shortened}...")
+        } else {
+            shortened
+        };
         format!("template: :{line}:{column}: executing \"\" at <{context}>: {message}")
     }
 
@@ -94,35 +153,71 @@ impl Run<'_> {
             }
             Node::Break => return Ok(Flow::Break),
             Node::Continue => return Ok(Flow::Continue),
-            Node::If { pipe, then, otherwise } | Node::With { pipe, then, otherwise } => {
+            Node::If {
+                pipe,
+                then,
+                otherwise,
+            }
+            | Node::With {
+                pipe,
+                then,
+                otherwise,
+            } => {
                 let scope = self.variables.len();
                 let value = self.pipeline(pipe, dot)?;
-                let inner = if matches!(node, Node::With { .. }) { &value } else { dot };
-                let flow = if value.is_true() { self.nodes(then, inner) } else { self.nodes(otherwise, dot) };
+                let inner = if matches!(node, Node::With { .. }) {
+                    &value
+                } else {
+                    dot
+                };
+                let flow = if value.is_true() {
+                    self.nodes(then, inner)
+                } else {
+                    self.nodes(otherwise, dot)
+                };
                 self.variables.truncate(scope);
                 return flow;
             }
-            Node::Range { pipe, body, otherwise } => return self.range(pipe, body, otherwise, dot),
+            Node::Range {
+                pipe,
+                body,
+                otherwise,
+            } => return self.range(pipe, body, otherwise, dot),
         }
         Ok(Flow::On)
     }
 
-    fn range(&mut self, pipe: &Pipeline, body: &[Node], otherwise: &[Node], dot: &Value) -> Result<Flow, String> {
+    fn range(
+        &mut self,
+        pipe: &Pipeline,
+        body: &[Node],
+        otherwise: &[Node],
+        dot: &Value,
+    ) -> Result<Flow, String> {
         let scope = self.variables.len();
         let value = self.commands(pipe, dot)?;
         let entries: Vec<(Value, Value)> = match &value {
-            Value::List(items) => {
-                items.iter().enumerate().map(|(index, item)| (Value::Int(i64::try_from(index).unwrap_or(0)), item.clone())).collect()
-            }
+            Value::List(items) => items
+                .iter()
+                .enumerate()
+                .map(|(index, item)| (Value::Int(i64::try_from(index).unwrap_or(0)), item.clone()))
+                .collect(),
             Value::Map(entries) => {
                 let mut sorted: Vec<_> = entries.iter().collect();
                 sorted.sort_by(|a, b| a.0.cmp(&b.0));
-                sorted.into_iter().map(|(key, item)| (Value::text(key), item.clone())).collect()
+                sorted
+                    .into_iter()
+                    .map(|(key, item)| (Value::text(key), item.clone()))
+                    .collect()
             }
             Value::Nil | Value::Missing => Vec::new(),
             other => {
                 let (at, text) = self.place(pipe);
-                return Err(self.error(at, &text, &format!("range can't iterate over {}", print::display(other))));
+                return Err(self.error(
+                    at,
+                    &text,
+                    &format!("range can't iterate over {}", print::display(other)),
+                ));
             }
         };
         if entries.is_empty() {
@@ -147,7 +242,13 @@ impl Run<'_> {
     }
 
     fn bind(&mut self, name: &str, value: Value, assign: bool) {
-        if assign && let Some(slot) = self.variables.iter_mut().rev().find(|(known, _)| known == name) {
+        if assign
+            && let Some(slot) = self
+                .variables
+                .iter_mut()
+                .rev()
+                .find(|(known, _)| known == name)
+        {
             slot.1 = value;
             return;
         }
@@ -171,23 +272,43 @@ impl Run<'_> {
     }
 
     fn place(&self, pipe: &Pipeline) -> (usize, String) {
-        pipe.commands.first().map_or((0, String::new()), |command| (command.at, describe_command(command)))
+        pipe.commands.first().map_or((0, String::new()), |command| {
+            (command.at, describe_command(command))
+        })
     }
 
-    fn command(&mut self, command: &Command, dot: &Value, last: Option<Value>) -> Result<Value, String> {
-        let Some((first, rest)) = command.operands.split_first() else { return Ok(Value::Missing) };
+    fn command(
+        &mut self,
+        command: &Command,
+        dot: &Value,
+        last: Option<Value>,
+    ) -> Result<Value, String> {
+        let Some((first, rest)) = command.operands.split_first() else {
+            return Ok(Value::Missing);
+        };
         match first {
             Operand::Function(name, at) => {
                 if matches!(name.as_str(), "and" | "or") {
                     return self.short_circuit(name == "and", rest, dot, last);
                 }
                 let arguments = self.arguments(rest, dot, last)?;
-                let context = if name == "index" || !rest.is_empty() { describe_command(command) } else { name.clone() };
-                functions::call(name, &arguments, self.mode).map_err(|message| self.error(*at, &context, &message))
+                let context = if name == "index" || !rest.is_empty() {
+                    describe_command(command)
+                } else {
+                    name.clone()
+                };
+                functions::call(name, &arguments, self.mode)
+                    .map_err(|message| self.error(*at, &context, &message))
             }
             Operand::Field(names, at) => {
                 let arguments = self.arguments(rest, dot, last)?;
-                self.fields(dot.clone(), names, &arguments, *at, &describe_operand(first))
+                self.fields(
+                    dot.clone(),
+                    names,
+                    &arguments,
+                    *at,
+                    &describe_operand(first),
+                )
             }
             Operand::Variable(name, names, at) => {
                 let value = self.variable(name);
@@ -202,7 +323,11 @@ impl Run<'_> {
             other => {
                 if !rest.is_empty() || last.is_some() {
                     let what = describe_operand(other);
-                    return Err(self.error(command.at, &what, &format!("can't give argument to non-function {what}")));
+                    return Err(self.error(
+                        command.at,
+                        &what,
+                        &format!("can't give argument to non-function {what}"),
+                    ));
                 }
                 if matches!(other, Operand::Nil) {
                     return Err(self.error(command.at, "nil", "nil is not a command"));
@@ -212,7 +337,13 @@ impl Run<'_> {
         }
     }
 
-    fn short_circuit(&mut self, all: bool, rest: &[Operand], dot: &Value, last: Option<Value>) -> Result<Value, String> {
+    fn short_circuit(
+        &mut self,
+        all: bool,
+        rest: &[Operand],
+        dot: &Value,
+        last: Option<Value>,
+    ) -> Result<Value, String> {
         let mut value = Value::Missing;
         for operand in rest {
             value = self.operand(operand, dot)?;
@@ -223,14 +354,26 @@ impl Run<'_> {
         Ok(last.unwrap_or(value))
     }
 
-    fn arguments(&mut self, operands: &[Operand], dot: &Value, last: Option<Value>) -> Result<Vec<Value>, String> {
-        let mut values = operands.iter().map(|operand| self.operand(operand, dot)).collect::<Result<Vec<_>, _>>()?;
+    fn arguments(
+        &mut self,
+        operands: &[Operand],
+        dot: &Value,
+        last: Option<Value>,
+    ) -> Result<Vec<Value>, String> {
+        let mut values = operands
+            .iter()
+            .map(|operand| self.operand(operand, dot))
+            .collect::<Result<Vec<_>, _>>()?;
         values.extend(last);
         Ok(values)
     }
 
     fn variable(&self, name: &str) -> Value {
-        self.variables.iter().rev().find(|(known, _)| known == name).map_or(Value::Missing, |(_, value)| value.clone())
+        self.variables
+            .iter()
+            .rev()
+            .find(|(known, _)| known == name)
+            .map_or(Value::Missing, |(_, value)| value.clone())
     }
 
     fn operand(&mut self, operand: &Operand, dot: &Value) -> Result<Value, String> {
@@ -242,55 +385,100 @@ impl Run<'_> {
             Operand::Float(value) => Value::Float(*value),
             Operand::Char(value, _) => Value::Int(i64::from(u32::from(*value))),
             Operand::Text(value, _) => Value::text(value),
-            Operand::Field(names, at) => self.fields(dot.clone(), names, &[], *at, &describe_operand(operand))?,
-            Operand::Variable(name, names, at) => {
-                self.fields(self.variable(name), names, &[], *at, &describe_operand(operand))?
+            Operand::Field(names, at) => {
+                self.fields(dot.clone(), names, &[], *at, &describe_operand(operand))?
             }
+            Operand::Variable(name, names, at) => self.fields(
+                self.variable(name),
+                names,
+                &[],
+                *at,
+                &describe_operand(operand),
+            )?,
             Operand::Pipe(pipe, names, at) => {
                 let value = self.pipeline(pipe, dot)?;
                 self.fields(value, names, &[], *at, &describe_operand(operand))?
             }
-            Operand::Function(name, at) => {
-                functions::call(name, &[], self.mode).map_err(|message| self.error(*at, name, &message))?
-            }
+            Operand::Function(name, at) => functions::call(name, &[], self.mode)
+                .map_err(|message| self.error(*at, name, &message))?,
         })
     }
 
-    fn fields(&self, mut value: Value, names: &[String], arguments: &[Value], at: usize, context: &str) -> Result<Value, String> {
+    fn fields(
+        &self,
+        mut value: Value,
+        names: &[String],
+        arguments: &[Value],
+        at: usize,
+        context: &str,
+    ) -> Result<Value, String> {
         for (index, name) in names.iter().enumerate() {
             let is_last = index + 1 == names.len();
             let arguments = if is_last { arguments } else { &[] };
-            value = self.field(&value, name, arguments, is_last).map_err(|message| self.error(at, context, &message))?;
+            value = self
+                .field(&value, name, arguments, is_last)
+                .map_err(|message| self.error(at, context, &message))?;
         }
         if names.is_empty() && !arguments.is_empty() {
-            return Err(self.error(at, context, &format!("can't give argument to non-function {context}")));
+            return Err(self.error(
+                at,
+                context,
+                &format!("can't give argument to non-function {context}"),
+            ));
         }
         Ok(value)
     }
 
-    fn field(&self, value: &Value, name: &str, arguments: &[Value], is_last: bool) -> Result<Value, String> {
+    fn field(
+        &self,
+        value: &Value,
+        name: &str,
+        arguments: &[Value],
+        is_last: bool,
+    ) -> Result<Value, String> {
         let found = match value {
             Value::Missing => return Ok(Value::Missing),
             Value::Nil => return Err(format!("nil pointer evaluating interface {{}}.{name}")),
-            Value::Map(entries) => {
-                entries.iter().find(|(key, _)| key == name).map_or(Value::Missing, |(_, value)| value.clone())
-            }
+            Value::Map(entries) => entries
+                .iter()
+                .find(|(key, _)| key == name)
+                .map_or(Value::Missing, |(_, value)| value.clone()),
             Value::Struct(structure) => {
-                let find = |name: &str| structure.fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-                let json_name = FIELD_NAMES.iter().find(|(go, _)| *go == name).map(|(_, json)| *json);
+                let find = |name: &str| {
+                    structure
+                        .fields
+                        .iter()
+                        .find(|(key, _)| key == name)
+                        .map(|(_, value)| value.clone())
+                };
+                let json_name = FIELD_NAMES
+                    .iter()
+                    .find(|(go, _)| *go == name)
+                    .map(|(_, json)| *json);
                 match find(name).or_else(|| json_name.and_then(find)) {
                     Some(found) => found,
                     None if structure.is_context => {
-                        return Err(format!("can't evaluate field {name} in type {}", structure.type_name));
+                        return Err(format!(
+                            "can't evaluate field {name} in type {}",
+                            structure.type_name
+                        ));
                     }
-                    None => absent(name, is_last).ok_or_else(|| format!("map has no entry for key \"{name}\""))?,
+                    None => absent(name, is_last)
+                        .ok_or_else(|| format!("map has no entry for key \"{name}\""))?,
                 }
             }
-            other => return Err(format!("can't evaluate field {name} in type {}", print::go_type(other))),
+            other => {
+                return Err(format!(
+                    "can't evaluate field {name} in type {}",
+                    print::go_type(other)
+                ));
+            }
         };
         match found {
             Value::Method(method) => method(arguments),
-            _ if !arguments.is_empty() => Err(format!("{name} has arguments but cannot be invoked as function")),
+            _ if !arguments.is_empty() => Err(format!(
+                "{name} has arguments but cannot be invoked as function"
+            )),
             found => Ok(found),
         }
     }
@@ -343,5 +531,10 @@ pub(super) fn describe_operand(operand: &Operand) -> String {
 }
 
 fn describe_command(command: &Command) -> String {
-    command.operands.iter().map(describe_operand).collect::<Vec<_>>().join(" ")
+    command
+        .operands
+        .iter()
+        .map(describe_operand)
+        .collect::<Vec<_>>()
+        .join(" ")
 }

@@ -7,8 +7,9 @@ use super::eval::Mode;
 use super::{Value, print};
 
 const NAMES: &[&str] = &[
-    "and", "or", "not", "len", "index", "slice", "print", "printf", "println", "html", "js", "urlquery", "call", "eq", "ne",
-    "lt", "le", "gt", "ge", "json", "split", "join", "title", "lower", "upper", "pad", "truncate",
+    "and", "or", "not", "len", "index", "slice", "print", "printf", "println", "html", "js",
+    "urlquery", "call", "eq", "ne", "lt", "le", "gt", "ge", "json", "split", "join", "title",
+    "lower", "upper", "pad", "truncate",
 ];
 
 /// Whether there is such a function.
@@ -18,7 +19,12 @@ pub(super) fn exists(name: &str) -> bool {
 
 /// Calls a function other than `and` and `or`, whose arguments are evaluated one by one.
 pub(super) fn call(name: &str, arguments: &[Value], mode: Mode) -> Result<Value, String> {
-    let wrong_number = |want: &str| Err(format!("wrong number of args for {name}: want {want} got {}", arguments.len()));
+    let wrong_number = |want: &str| {
+        Err(format!(
+            "wrong number of args for {name}: want {want} got {}",
+            arguments.len()
+        ))
+    };
     if mode == Mode::Titles {
         // Column titles keep their spelling.
         match (name, arguments) {
@@ -34,8 +40,12 @@ pub(super) fn call(name: &str, arguments: &[Value], mode: Mode) -> Result<Value,
         ("slice", [value, bounds @ ..]) => slice(value, bounds),
         ("print", values) => Ok(Value::text(print::sprint(values))),
         ("println", values) => Ok(Value::text(print::sprintln(values))),
-        ("printf", [Value::Text(format), values @ ..]) => Ok(Value::text(print::sprintf(format, values))),
-        ("printf", _) => Err(String::from("wrong number of args for printf: want at least 1 got 0")),
+        ("printf", [Value::Text(format), values @ ..]) => {
+            Ok(Value::text(print::sprintf(format, values)))
+        }
+        ("printf", _) => Err(String::from(
+            "wrong number of args for printf: want at least 1 got 0",
+        )),
         ("html", values) => Ok(Value::text(escape_html(&print::sprint(values)))),
         ("js", values) => Ok(Value::text(escape_js(&print::sprint(values)))),
         ("urlquery", values) => Ok(Value::text(escape_query(&print::sprint(values)))),
@@ -48,7 +58,9 @@ pub(super) fn call(name: &str, arguments: &[Value], mode: Mode) -> Result<Value,
             }
             Ok(Value::Bool(false))
         }
-        ("eq", _) => Err(String::from("error calling eq: missing argument for comparison")),
+        ("eq", _) => Err(String::from(
+            "error calling eq: missing argument for comparison",
+        )),
         ("ne", [a, b]) => Ok(Value::Bool(!equal(a, b)?)),
         ("lt", [a, b]) => Ok(Value::Bool(compare(name, a, b)? == Ordering::Less)),
         ("le", [a, b]) => Ok(Value::Bool(compare(name, a, b)? != Ordering::Greater)),
@@ -68,11 +80,15 @@ pub(super) fn call(name: &str, arguments: &[Value], mode: Mode) -> Result<Value,
             let separator = expect_text(name, separator)?;
             match value {
                 Value::List(items) => {
-                    let items: Result<Vec<&str>, String> = items.iter().map(|item| expect_text(name, item)).collect();
+                    let items: Result<Vec<&str>, String> =
+                        items.iter().map(|item| expect_text(name, item)).collect();
                     Ok(Value::text(items?.join(separator)))
                 }
                 Value::Nil | Value::Missing => Ok(Value::text("")),
-                other => Err(format!("wrong type for value; expected []string; got {}", print::go_type(other))),
+                other => Err(format!(
+                    "wrong type for value; expected []string; got {}",
+                    print::go_type(other)
+                )),
             }
         }
         ("title", [value]) => Ok(Value::text(title(expect_text(name, value)?))),
@@ -84,13 +100,26 @@ pub(super) fn call(name: &str, arguments: &[Value], mode: Mode) -> Result<Value,
                 return Ok(Value::text(text));
             }
             let blanks = |count: i64| " ".repeat(usize::try_from(count).unwrap_or(0).min(1 << 16));
-            Ok(Value::text(format!("{}{text}{}", blanks(expect_int(before)?), blanks(expect_int(after)?))))
+            Ok(Value::text(format!(
+                "{}{text}{}",
+                blanks(expect_int(before)?),
+                blanks(expect_int(after)?)
+            )))
         }
         ("truncate", [value, limit]) => {
             let (text, limit) = (expect_text(name, value)?, expect_int(limit)?);
-            let limit = usize::try_from(limit).map_err(|_| format!("error calling truncate: negative length {limit}"))?;
-            let kept = text.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= limit).last();
-            Ok(Value::text(if text.len() <= limit { text } else { &text[..kept.unwrap_or(0)] }))
+            let limit = usize::try_from(limit)
+                .map_err(|_| format!("error calling truncate: negative length {limit}"))?;
+            let kept = text
+                .char_indices()
+                .map(|(at, c)| at + c.len_utf8())
+                .take_while(|end| *end <= limit)
+                .last();
+            Ok(Value::text(if text.len() <= limit {
+                text
+            } else {
+                &text[..kept.unwrap_or(0)]
+            }))
         }
         ("not" | "len" | "json" | "title" | "lower" | "upper", _) => wrong_number("1"),
         ("ne" | "lt" | "le" | "gt" | "ge" | "split" | "join" | "truncate", _) => wrong_number("2"),
@@ -105,7 +134,10 @@ fn expect_text<'a>(name: &str, value: &'a Value) -> Result<&'a str, String> {
         Value::Missing => Ok(""),
         other => {
             let _ = name;
-            Err(format!("wrong type for value; expected string; got {}", print::go_type(other)))
+            Err(format!(
+                "wrong type for value; expected string; got {}",
+                print::go_type(other)
+            ))
         }
     }
 }
@@ -122,8 +154,15 @@ fn length(value: &Value) -> Result<Value, String> {
         Value::Text(text) => text.len(),
         Value::List(items) => items.len(),
         Value::Map(entries) => entries.len(),
-        Value::Nil | Value::Missing => return Err(String::from("error calling len: len of nil pointer")),
-        other => return Err(format!("error calling len: len of type {}", print::go_type(other))),
+        Value::Nil | Value::Missing => {
+            return Err(String::from("error calling len: len of nil pointer"));
+        }
+        other => {
+            return Err(format!(
+                "error calling len: len of type {}",
+                print::go_type(other)
+            ));
+        }
     };
     Ok(Value::Int(i64::try_from(length).unwrap_or(i64::MAX)))
 }
@@ -132,11 +171,16 @@ fn index(value: &Value, keys: &[Value]) -> Result<Value, String> {
     let mut value = value.clone();
     for key in keys {
         value = match (&value, key) {
-            (Value::List(items), Value::Int(at)) => match usize::try_from(*at).ok().and_then(|at| items.get(at)) {
-                Some(item) => item.clone(),
-                None => return Err(format!("error calling index: index out of range: {at}")),
-            },
-            (Value::Text(text), Value::Int(at)) => match usize::try_from(*at).ok().and_then(|at| text.as_bytes().get(at)) {
+            (Value::List(items), Value::Int(at)) => {
+                match usize::try_from(*at).ok().and_then(|at| items.get(at)) {
+                    Some(item) => item.clone(),
+                    None => return Err(format!("error calling index: index out of range: {at}")),
+                }
+            }
+            (Value::Text(text), Value::Int(at)) => match usize::try_from(*at)
+                .ok()
+                .and_then(|at| text.as_bytes().get(at))
+            {
                 Some(byte) => Value::Int(i64::from(*byte)),
                 None => return Err(format!("error calling index: index out of range: {at}")),
             },
@@ -149,11 +193,21 @@ fn index(value: &Value, keys: &[Value]) -> Result<Value, String> {
                 .iter()
                 .find(|(name, _)| **name == **key)
                 .map_or(Value::Missing, |(_, value)| value.clone()),
-            (Value::Nil | Value::Missing, _) => return Err(String::from("error calling index: index of nil pointer")),
-            (Value::List(_) | Value::Text(_), other) => {
-                return Err(format!("error calling index: cannot index slice/array with type {}", print::go_type(other)));
+            (Value::Nil | Value::Missing, _) => {
+                return Err(String::from("error calling index: index of nil pointer"));
             }
-            (other, _) => return Err(format!("error calling index: can't index item of type {}", print::go_type(other))),
+            (Value::List(_) | Value::Text(_), other) => {
+                return Err(format!(
+                    "error calling index: cannot index slice/array with type {}",
+                    print::go_type(other)
+                ));
+            }
+            (other, _) => {
+                return Err(format!(
+                    "error calling index: can't index item of type {}",
+                    print::go_type(other)
+                ));
+            }
         };
     }
     Ok(value)
@@ -163,10 +217,17 @@ fn slice(value: &Value, bounds: &[Value]) -> Result<Value, String> {
     let length = match value {
         Value::Text(text) => text.len(),
         Value::List(items) => items.len(),
-        other => return Err(format!("error calling slice: can't slice item of type {}", print::go_type(other))),
+        other => {
+            return Err(format!(
+                "error calling slice: can't slice item of type {}",
+                print::go_type(other)
+            ));
+        }
     };
     let bound = |at: usize, default: usize| -> Result<usize, String> {
-        let Some(value) = bounds.get(at) else { return Ok(default) };
+        let Some(value) = bounds.get(at) else {
+            return Ok(default);
+        };
         let number = expect_int(value)?;
         usize::try_from(number)
             .ok()
@@ -175,7 +236,9 @@ fn slice(value: &Value, bounds: &[Value]) -> Result<Value, String> {
     };
     let (from, to) = (bound(0, 0)?, bound(1, length)?);
     if from > to {
-        return Err(format!("error calling slice: invalid slice index: {from} > {to}"));
+        return Err(format!(
+            "error calling slice: invalid slice index: {from} > {to}"
+        ));
     }
     Ok(match value {
         Value::Text(text) => Value::text(String::from_utf8_lossy(&text.as_bytes()[from..to])),
@@ -193,7 +256,9 @@ fn equal(a: &Value, b: &Value) -> Result<bool, String> {
         (Value::Float(a), Value::Float(b)) => Ok(a == b),
         (Value::Nil | Value::Missing, Value::Nil | Value::Missing) => Ok(true),
         (Value::Nil | Value::Missing, _) | (_, Value::Nil | Value::Missing) => Ok(false),
-        _ => Err(String::from("error calling eq: incompatible types for comparison")),
+        _ => Err(String::from(
+            "error calling eq: incompatible types for comparison",
+        )),
     }
 }
 
@@ -202,17 +267,21 @@ fn compare(name: &str, a: &Value, b: &Value) -> Result<Ordering, String> {
         (Value::Text(a), Value::Text(b)) => Ok(a.cmp(b)),
         (Value::Int(a), Value::Int(b)) => Ok(a.cmp(b)),
         (Value::Float(a), Value::Float(b)) => Ok(a.partial_cmp(b).unwrap_or(Ordering::Equal)),
-        _ => Err(format!("error calling {name}: incompatible types for comparison")),
+        _ => Err(format!(
+            "error calling {name}: incompatible types for comparison"
+        )),
     }
 }
 
 /// JSON as Docker's `json` function writes it: only a formatter's context escapes `<`, `>` and `&`.
 fn json(value: &Value) -> Result<String, String> {
-    let text = serde_json::to_string(&value.to_json()).map_err(|error| format!("error calling json: {error}"))?;
+    let text = serde_json::to_string(&value.to_json())
+        .map_err(|error| format!("error calling json: {error}"))?;
     Ok(match value {
-        Value::Struct(structure) if structure.is_context => {
-            text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
-        }
+        Value::Struct(structure) if structure.is_context => text
+            .replace('<', "\\u003c")
+            .replace('>', "\\u003e")
+            .replace('&', "\\u0026"),
         _ => text,
     })
 }
@@ -266,7 +335,9 @@ fn escape_query(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => out.push(char::from(byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => {
+                out.push(char::from(byte))
+            }
             b' ' => out.push('+'),
             _ => out.push_str(&format!("%{byte:02X}")),
         }

@@ -68,7 +68,10 @@ pub(super) fn lex(source: &str) -> Result<Tokens, Failure> {
                 trim_next = false;
                 at = inside + 2;
             } else {
-                return Err((String::from("comment ends before closing delimiter"), line_of(source, inside)));
+                return Err((
+                    String::from("comment ends before closing delimiter"),
+                    line_of(source, inside),
+                ));
             }
             continue;
         }
@@ -79,8 +82,16 @@ pub(super) fn lex(source: &str) -> Result<Tokens, Failure> {
 
 fn push_literal(tokens: &mut Tokens, text: &str, at: usize, trim_left: bool, trim_right: bool) {
     let blanks: &[char] = &[' ', '\t', '\r', '\n'];
-    let text = if trim_left { text.trim_start_matches(blanks) } else { text };
-    let text = if trim_right { text.trim_end_matches(blanks) } else { text };
+    let text = if trim_left {
+        text.trim_start_matches(blanks)
+    } else {
+        text
+    };
+    let text = if trim_right {
+        text.trim_end_matches(blanks)
+    } else {
+        text
+    };
     if !text.is_empty() {
         tokens.push((Token::Literal(text.to_owned()), at));
     }
@@ -101,7 +112,11 @@ fn lex_action(source: &str, start: usize, tokens: &mut Tokens) -> Result<(usize,
             return fail(String::from("unclosed action"));
         };
         let closes = |rest: &str| rest.starts_with("}}");
-        if closes(rest) || (rest.starts_with('-') && closes(&rest[1..]) && matches!(tokens.last(), Some((Token::Space, _)))) {
+        if closes(rest)
+            || (rest.starts_with('-')
+                && closes(&rest[1..])
+                && matches!(tokens.last(), Some((Token::Space, _))))
+        {
             let trims = c == '-';
             if depth > 0 {
                 return fail(String::from("unclosed left paren"));
@@ -111,7 +126,9 @@ fn lex_action(source: &str, start: usize, tokens: &mut Tokens) -> Result<(usize,
         }
         let (token, length) = match c {
             ' ' | '\t' | '\r' | '\n' => {
-                let end = rest.find(|c| !matches!(c, ' ' | '\t' | '\r' | '\n')).unwrap_or(rest.len());
+                let end = rest
+                    .find(|c| !matches!(c, ' ' | '\t' | '\r' | '\n'))
+                    .unwrap_or(rest.len());
                 (Token::Space, end)
             }
             '|' => (Token::Pipe, 1),
@@ -131,29 +148,41 @@ fn lex_action(source: &str, start: usize, tokens: &mut Tokens) -> Result<(usize,
             ':' => return fail(String::from("expected :=")),
             '=' => (Token::Assign, 1),
             '"' => {
-                let (value, length) = quoted(rest).map_err(|message| (message, line_of(source, at)))?;
+                let (value, length) =
+                    quoted(rest).map_err(|message| (message, line_of(source, at)))?;
                 (Token::Text(value, rest[..length].to_owned()), length)
             }
             '`' => {
                 let Some(end) = rest[1..].find('`') else {
                     return fail(String::from("unterminated raw quoted string"));
                 };
-                (Token::Text(rest[1..=end].to_owned(), rest[..end + 2].to_owned()), end + 2)
+                (
+                    Token::Text(rest[1..=end].to_owned(), rest[..end + 2].to_owned()),
+                    end + 2,
+                )
             }
             '\'' => {
                 let end = rest[1..].find('\'').map(|end| end + 2);
-                let Some((length, value)) = end.and_then(|length| Some((length, unescape(&rest[1..length - 1])?))) else {
+                let Some((length, value)) =
+                    end.and_then(|length| Some((length, unescape(&rest[1..length - 1])?)))
+                else {
                     return fail(String::from("unterminated character constant"));
                 };
                 match value.chars().next() {
-                    Some(c) if value.chars().nth(1).is_none() => (Token::Char(c, rest[..length].to_owned()), length),
+                    Some(c) if value.chars().nth(1).is_none() => {
+                        (Token::Char(c, rest[..length].to_owned()), length)
+                    }
                     _ => return fail(format!("malformed character constant: {}", &rest[..length])),
                 }
             }
             '.' if rest[1..].starts_with(|c: char| c.is_ascii_digit()) => number(source, at)?,
             '.' => {
                 let end = word_end(&rest[1..]);
-                if end == 0 { (Token::Dot, 1) } else { (Token::Field(rest[1..=end].to_owned()), end + 1) }
+                if end == 0 {
+                    (Token::Dot, 1)
+                } else {
+                    (Token::Field(rest[1..=end].to_owned()), end + 1)
+                }
             }
             '$' => {
                 let end = word_end(&rest[1..]);
@@ -164,7 +193,12 @@ fn lex_action(source: &str, start: usize, tokens: &mut Tokens) -> Result<(usize,
                 let end = word_end(rest);
                 (Token::Word(rest[..end].to_owned()), end)
             }
-            c => return fail(format!("unrecognized character in action: U+{:04X} {c:?}", u32::from(c))),
+            c => {
+                return fail(format!(
+                    "unrecognized character in action: U+{:04X} {c:?}",
+                    u32::from(c)
+                ));
+            }
         };
         tokens.push((token, at));
         at += length;
@@ -172,7 +206,8 @@ fn lex_action(source: &str, start: usize, tokens: &mut Tokens) -> Result<(usize,
 }
 
 fn word_end(text: &str) -> usize {
-    text.find(|c: char| !(c == '_' || c.is_alphanumeric())).unwrap_or(text.len())
+    text.find(|c: char| !(c == '_' || c.is_alphanumeric()))
+        .unwrap_or(text.len())
 }
 
 fn number(source: &str, at: usize) -> Result<(Token, usize), Failure> {
@@ -182,7 +217,8 @@ fn number(source: &str, at: usize) -> Result<(Token, usize), Failure> {
         .find(|(index, c)| {
             !(c.is_ascii_alphanumeric()
                 || matches!(c, '.' | '_')
-                || (matches!(c, '+' | '-') && (*index == 0 || rest[..*index].ends_with(['e', 'E']))))
+                || (matches!(c, '+' | '-')
+                    && (*index == 0 || rest[..*index].ends_with(['e', 'E']))))
         })
         .map_or(rest.len(), |(index, _)| index);
     let raw = &rest[..end];
@@ -218,7 +254,8 @@ fn quoted(text: &str) -> Result<(String, usize), String> {
             _ if escaped => escaped = false,
             '\\' => escaped = true,
             '"' => {
-                let value = unescape(&text[1..index]).ok_or_else(|| String::from("invalid syntax"))?;
+                let value =
+                    unescape(&text[1..index]).ok_or_else(|| String::from("invalid syntax"))?;
                 return Ok((value, index + 1));
             }
             _ => {}
@@ -254,7 +291,9 @@ pub(crate) fn unescape(text: &str) -> Option<String> {
                 chars.next();
                 let mut value = 0u32;
                 for _ in 0..if kind == 'u' { 4 } else { 8 } {
-                    value = value.checked_mul(16)?.checked_add(chars.next()?.to_digit(16)?)?;
+                    value = value
+                        .checked_mul(16)?
+                        .checked_add(chars.next()?.to_digit(16)?)?;
                 }
                 char::from_u32(value)?
             }

@@ -13,9 +13,21 @@ pub(crate) struct Template {
 pub(super) enum Node {
     Text(String),
     Action(Pipeline),
-    If { pipe: Pipeline, then: Vec<Node>, otherwise: Vec<Node> },
-    With { pipe: Pipeline, then: Vec<Node>, otherwise: Vec<Node> },
-    Range { pipe: Pipeline, body: Vec<Node>, otherwise: Vec<Node> },
+    If {
+        pipe: Pipeline,
+        then: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+    With {
+        pipe: Pipeline,
+        then: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
+    Range {
+        pipe: Pipeline,
+        body: Vec<Node>,
+        otherwise: Vec<Node>,
+    },
     Break,
     Continue,
 }
@@ -51,7 +63,9 @@ pub(super) enum Operand {
     Pipe(Box<Pipeline>, Vec<String>, usize),
 }
 
-const KEYWORDS: &[&str] = &["if", "with", "range", "else", "end", "define", "template", "block", "break", "continue"];
+const KEYWORDS: &[&str] = &[
+    "if", "with", "range", "else", "end", "define", "template", "block", "break", "continue",
+];
 /// Templates nest at most this deep; each level is a level of our own stack.
 const MAX_DEPTH: usize = 100;
 
@@ -61,12 +75,22 @@ const MAX_DEPTH: usize = 100;
 /// The text after `template: :` of Go's message, for example `1: unclosed action`.
 pub(crate) fn parse(source: &str) -> Result<Template, String> {
     parse_inner(source)
-        .map(|body| Template { source: source.to_owned(), body })
+        .map(|body| Template {
+            source: source.to_owned(),
+            body,
+        })
         .map_err(|(message, line)| format!("template: :{line}: {message}"))
 }
 
 fn parse_inner(source: &str) -> Result<Vec<Node>, Failure> {
-    let mut parser = Parser { source, tokens: lexer::lex(source)?, at: 0, variables: vec![String::from("$")], loops: 0, depth: 0 };
+    let mut parser = Parser {
+        source,
+        tokens: lexer::lex(source)?,
+        at: 0,
+        variables: vec![String::from("$")],
+        loops: 0,
+        depth: 0,
+    };
     let (body, end) = parser.list()?;
     match end {
         None => Ok(body),
@@ -89,7 +113,9 @@ impl Parser<'_> {
     }
 
     fn position(&self) -> usize {
-        self.tokens.get(self.at).map_or(self.source.len(), |(_, at)| *at)
+        self.tokens
+            .get(self.at)
+            .map_or(self.source.len(), |(_, at)| *at)
     }
 
     fn next(&mut self) -> Option<(Token, usize)> {
@@ -130,12 +156,22 @@ impl Parser<'_> {
                             "if" | "with" | "range" => nodes.push(self.control(keyword)?),
                             "break" | "continue" => {
                                 if self.loops == 0 {
-                                    return Err(self.failure(format!("{{{{{keyword}}}}} outside {{{{range}}}}")));
+                                    return Err(self.failure(format!(
+                                        "{{{{{keyword}}}}} outside {{{{range}}}}"
+                                    )));
                                 }
                                 self.close(keyword)?;
-                                nodes.push(if *keyword == "break" { Node::Break } else { Node::Continue });
+                                nodes.push(if *keyword == "break" {
+                                    Node::Break
+                                } else {
+                                    Node::Continue
+                                });
                             }
-                            _ => return Err(self.failure(format!("{{{{{keyword}}}}} is not supported in a format"))),
+                            _ => {
+                                return Err(self.failure(format!(
+                                    "{{{{{keyword}}}}} is not supported in a format"
+                                )));
+                            }
                         }
                         continue;
                     }
@@ -151,7 +187,10 @@ impl Parser<'_> {
         self.skip_space();
         match self.next() {
             Some((Token::Close, _)) => Ok(()),
-            other => Err(self.failure(format!("unexpected {} in {context}", describe(other.as_ref().map(|(token, _)| token))))),
+            other => Err(self.failure(format!(
+                "unexpected {} in {context}",
+                describe(other.as_ref().map(|(token, _)| token))
+            ))),
         }
     }
 
@@ -187,9 +226,21 @@ impl Parser<'_> {
         self.variables.truncate(scope);
         self.depth -= 1;
         Ok(match keyword {
-            "if" => Node::If { pipe, then, otherwise },
-            "with" => Node::With { pipe, then, otherwise },
-            _ => Node::Range { pipe, body: then, otherwise },
+            "if" => Node::If {
+                pipe,
+                then,
+                otherwise,
+            },
+            "with" => Node::With {
+                pipe,
+                then,
+                otherwise,
+            },
+            _ => Node::Range {
+                pipe,
+                body: then,
+                otherwise,
+            },
         })
     }
 
@@ -232,13 +283,26 @@ impl Parser<'_> {
                             }));
                         }
                         commands.push(Command { at, operands });
-                        let later = commands.iter().skip(1).find(|command| !is_callable(&command.operands[0]));
+                        let later = commands
+                            .iter()
+                            .skip(1)
+                            .find(|command| !is_callable(&command.operands[0]));
                         if let Some(command) = later {
-                            let stage = commands.iter().position(|other| other.at == command.at).unwrap_or(0) + 1;
+                            let stage = commands
+                                .iter()
+                                .position(|other| other.at == command.at)
+                                .unwrap_or(0)
+                                + 1;
                             let what = super::eval::describe_operand(&command.operands[0]);
-                            return Err(self.failure(format!("non executable command in pipeline stage {stage}: {what}")));
+                            return Err(self.failure(format!(
+                                "non executable command in pipeline stage {stage}: {what}"
+                            )));
                         }
-                        return Ok(Pipeline { declares, assigns, commands });
+                        return Ok(Pipeline {
+                            declares,
+                            assigns,
+                            commands,
+                        });
                     }
                     other => {
                         return Err(self.failure(format!(
@@ -326,7 +390,9 @@ impl Parser<'_> {
                     }
                 }
                 Operand::Pipe(_, names, _) => names.push(name),
-                Operand::Dot => return Err(self.failure(format!("unexpected <.{name}> in operand"))),
+                Operand::Dot => {
+                    return Err(self.failure(format!("unexpected <.{name}> in operand")));
+                }
                 other => {
                     let what = super::eval::describe_operand(other);
                     return Err(self.failure(format!("unexpected . after term {what:?}")));
@@ -341,7 +407,10 @@ impl Parser<'_> {
 
 /// Whether an operand may receive the result of the command before it.
 fn is_callable(operand: &Operand) -> bool {
-    matches!(operand, Operand::Function(..) | Operand::Field(..) | Operand::Variable(..) | Operand::Pipe(..))
+    matches!(
+        operand,
+        Operand::Function(..) | Operand::Field(..) | Operand::Variable(..) | Operand::Pipe(..)
+    )
 }
 
 fn describe(token: Option<&Token>) -> String {

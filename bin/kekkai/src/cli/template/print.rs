@@ -20,7 +20,7 @@ fn write_value(value: &Value, text: &mut String) {
             let _ = write!(text, "{value}");
         }
         Value::Float(value) => text.push_str(&float(*value)),
-        Value::Text(value) => text.push_str(value),
+        Value::Text(value) | Value::Span(_, value) => text.push_str(value),
         Value::List(items) => {
             text.push('[');
             for (index, item) in items.iter().enumerate() {
@@ -72,7 +72,11 @@ pub(super) fn float(value: f64) -> String {
         let text = format!("{value:e}");
         let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         let exponent: i32 = exponent.parse().unwrap_or(0);
-        return format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs());
+        return format!(
+            "{mantissa}e{}{:02}",
+            if exponent < 0 { '-' } else { '+' },
+            exponent.abs()
+        );
     }
     format!("{value}")
 }
@@ -192,7 +196,9 @@ pub(super) fn sprintf(format: &str, values: &[Value]) -> String {
             Some('%') => text.push('%'),
             Some(verb) => {
                 match values.get(next) {
-                    Some(value) => text.push_str(&pad(verb_text(verb, value, &directive), &directive)),
+                    Some(value) => {
+                        text.push_str(&pad(verb_text(verb, value, &directive), &directive))
+                    }
                     None => {
                         let _ = write!(text, "%!{verb}(MISSING)");
                     }
@@ -202,15 +208,19 @@ pub(super) fn sprintf(format: &str, values: &[Value]) -> String {
         }
     }
     if next < values.len() {
-        let extra: Vec<String> =
-            values[next..].iter().map(|value| format!("{}={}", go_type(value), argument(value))).collect();
+        let extra: Vec<String> = values[next..]
+            .iter()
+            .map(|value| format!("{}={}", go_type(value), argument(value)))
+            .collect();
         let _ = write!(text, "%!(EXTRA {})", extra.join(", "));
     }
     text
 }
 
 fn pad(text: String, directive: &Directive) -> String {
-    let (Some(width), length) = (directive.width, text.chars().count()) else { return text };
+    let (Some(width), length) = (directive.width, text.chars().count()) else {
+        return text;
+    };
     if length >= width {
         return text;
     }
@@ -238,33 +248,54 @@ fn verb_text(verb: char, value: &Value, directive: &Directive) -> String {
         ('v', Value::Float(_)) if directive.precision.is_some() => verb_text('f', value, directive),
         ('v', other) => argument(other),
         ('s' | 'q' | 'd' | 'x' | 'X', Value::List(items)) => {
-            let items: Vec<String> = items.iter().map(|item| verb_text(verb, item, directive)).collect();
+            let items: Vec<String> = items
+                .iter()
+                .map(|item| verb_text(verb, item, directive))
+                .collect();
             format!("[{}]", items.join(" "))
         }
         ('s', Value::Map(_) | Value::Struct(_)) => argument(value),
+        ('s', Value::Span(_, text)) => text.to_string(),
+        ('d', Value::Span(nanos, _)) => nanos.to_string(),
         ('q', Value::Text(text)) => quote(text),
         ('d', Value::Int(number)) if directive.plus && *number >= 0 => format!("+{number}"),
         ('d', Value::Int(number)) if directive.space && *number >= 0 => format!(" {number}"),
         ('d', Value::Int(number)) => number.to_string(),
-        ('x', Value::Int(number)) => signed(*number, |n| format!("{}{n:x}", if directive.sharp { "0x" } else { "" })),
-        ('X', Value::Int(number)) => signed(*number, |n| format!("{}{n:X}", if directive.sharp { "0X" } else { "" })),
-        ('o', Value::Int(number)) => signed(*number, |n| format!("{}{n:o}", if directive.sharp { "0" } else { "" })),
+        ('x', Value::Int(number)) => signed(*number, |n| {
+            format!("{}{n:x}", if directive.sharp { "0x" } else { "" })
+        }),
+        ('X', Value::Int(number)) => signed(*number, |n| {
+            format!("{}{n:X}", if directive.sharp { "0X" } else { "" })
+        }),
+        ('o', Value::Int(number)) => signed(*number, |n| {
+            format!("{}{n:o}", if directive.sharp { "0" } else { "" })
+        }),
         ('b', Value::Int(number)) => signed(*number, |n| format!("{n:b}")),
-        ('c', Value::Int(number)) => {
-            u32::try_from(*number).ok().and_then(char::from_u32).unwrap_or(char::REPLACEMENT_CHARACTER).to_string()
-        }
+        ('c', Value::Int(number)) => u32::try_from(*number)
+            .ok()
+            .and_then(char::from_u32)
+            .unwrap_or(char::REPLACEMENT_CHARACTER)
+            .to_string(),
         ('x', Value::Text(text)) => text.bytes().map(|byte| format!("{byte:02x}")).collect(),
         ('X', Value::Text(text)) => text.bytes().map(|byte| format!("{byte:02X}")).collect(),
         ('f' | 'F', Value::Float(number)) => {
             let text = format!("{number:.*}", directive.precision.unwrap_or(6));
-            if directive.plus && *number >= 0.0 { format!("+{text}") } else { text }
+            if directive.plus && *number >= 0.0 {
+                format!("+{text}")
+            } else {
+                text
+            }
         }
         ('g', Value::Float(number)) => float(*number),
         ('e', Value::Float(number)) => {
             let text = format!("{number:.*e}", directive.precision.unwrap_or(6));
             let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
             let exponent: i32 = exponent.parse().unwrap_or(0);
-            format!("{mantissa}e{}{:02}", if exponent < 0 { '-' } else { '+' }, exponent.abs())
+            format!(
+                "{mantissa}e{}{:02}",
+                if exponent < 0 { '-' } else { '+' },
+                exponent.abs()
+            )
         }
         ('t', Value::Bool(value)) => value.to_string(),
         ('T', value) => go_type(value).to_owned(),
@@ -273,7 +304,11 @@ fn verb_text(verb: char, value: &Value, directive: &Directive) -> String {
 }
 
 fn signed(number: i64, digits: impl Fn(u64) -> String) -> String {
-    if number < 0 { format!("-{}", digits(number.unsigned_abs())) } else { digits(number.unsigned_abs()) }
+    if number < 0 {
+        format!("-{}", digits(number.unsigned_abs()))
+    } else {
+        digits(number.unsigned_abs())
+    }
 }
 
 /// The Go type a value would have.
@@ -282,6 +317,7 @@ pub(super) fn go_type(value: &Value) -> &'static str {
         Value::Missing | Value::Nil => "<nil>",
         Value::Bool(_) => "bool",
         Value::Int(_) => "int",
+        Value::Span(..) => "time.Duration",
         Value::Float(_) => "float64",
         Value::Text(_) => "string",
         Value::List(_) => "[]interface {}",

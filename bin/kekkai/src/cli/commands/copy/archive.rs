@@ -40,14 +40,24 @@ impl Read for ChannelReader {
 }
 
 /// Unpacks the archive that comes through `receiver` into `root`. The first name of each entry changes by `rename`.
-pub(super) fn unpack(receiver: Receiver<Bytes>, root: &Path, rename: Option<&(String, String)>) -> io::Result<()> {
-    let mut archive = tar::Archive::new(ChannelReader { receiver, current: Bytes::new() });
+pub(super) fn unpack(
+    receiver: Receiver<Bytes>,
+    root: &Path,
+    rename: Option<&(String, String)>,
+) -> io::Result<()> {
+    let mut archive = tar::Archive::new(ChannelReader {
+        receiver,
+        current: Bytes::new(),
+    });
     let mut directories: Vec<(PathBuf, u32, i64)> = Vec::new();
     for entry in archive.entries()? {
         let mut entry = entry?;
         let path = renamed(&entry.path()?, rename);
         if !is_inside(&path) {
-            return Err(io::Error::other(format!("{}: outside of the destination", path.display())));
+            return Err(io::Error::other(format!(
+                "{}: outside of the destination",
+                path.display()
+            )));
         }
         let target = inside(root, &path)?;
         let header = entry.header();
@@ -70,15 +80,22 @@ pub(super) fn unpack(receiver: Receiver<Bytes>, root: &Path, rename: Option<&(St
                 set_modified(&file, modified)?;
             }
             tar::EntryType::Symlink => {
-                let Some(link) = entry.link_name()? else { continue };
+                let Some(link) = entry.link_name()? else {
+                    continue;
+                };
                 replace(&target)?;
                 std::os::unix::fs::symlink(link, &target)?;
             }
             tar::EntryType::Link => {
-                let Some(link) = entry.link_name()? else { continue };
+                let Some(link) = entry.link_name()? else {
+                    continue;
+                };
                 let source = renamed(&link, rename);
                 if !is_inside(&source) {
-                    return Err(io::Error::other(format!("{}: hard link outside of the destination", path.display())));
+                    return Err(io::Error::other(format!(
+                        "{}: hard link outside of the destination",
+                        path.display()
+                    )));
                 }
                 let source = inside(root, &source)?;
                 replace(&target)?;
@@ -98,7 +115,12 @@ pub(super) fn unpack(receiver: Receiver<Bytes>, root: &Path, rename: Option<&(St
     Ok(())
 }
 
-fn make_node(target: &Path, kind: tar::EntryType, mode: u32, header: &tar::Header) -> io::Result<()> {
+fn make_node(
+    target: &Path,
+    kind: tar::EntryType,
+    mode: u32,
+    header: &tar::Header,
+) -> io::Result<()> {
     use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
     replace(target)?;
     let file_type = match kind {
@@ -106,18 +128,24 @@ fn make_node(target: &Path, kind: tar::EntryType, mode: u32, header: &tar::Heade
         tar::EntryType::Block => FileType::BlockDevice,
         _ => FileType::Fifo,
     };
-    let device = makedev(header.device_major()?.unwrap_or(0), header.device_minor()?.unwrap_or(0));
+    let device = makedev(
+        header.device_major()?.unwrap_or(0),
+        header.device_minor()?.unwrap_or(0),
+    );
     mknodat(CWD, target, file_type, Mode::from_raw_mode(mode), device)?;
     Ok(())
 }
 
 fn set_modified(file: &File, seconds: i64) -> io::Result<()> {
-    let moment = std::time::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    let moment =
+        std::time::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     file.set_modified(moment)
 }
 
 fn renamed(path: &Path, rename: Option<&(String, String)>) -> PathBuf {
-    let Some((old, new)) = rename else { return path.to_path_buf() };
+    let Some((old, new)) = rename else {
+        return path.to_path_buf();
+    };
     if old == "." {
         return Path::new(new).join(path.strip_prefix(".").unwrap_or(path));
     }
@@ -139,7 +167,12 @@ fn inside(root: &Path, path: &Path) -> io::Result<PathBuf> {
         }
         match std::fs::symlink_metadata(&target) {
             Ok(data) if data.is_dir() => {}
-            Ok(_) => return Err(io::Error::other(format!("{}: not a directory", target.display()))),
+            Ok(_) => {
+                return Err(io::Error::other(format!(
+                    "{}: not a directory",
+                    target.display()
+                )));
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => std::fs::create_dir(&target)?,
             Err(error) => return Err(error),
         }
@@ -151,10 +184,18 @@ fn make_directory(target: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(target) {
         Ok(data) if data.is_dir() => Ok(()),
         // The destination itself may be a link to a directory.
-        Ok(data) if data.is_symlink() && std::fs::metadata(target).is_ok_and(|data| data.is_dir()) => {
-            Err(io::Error::other(format!("{}: a symbolic link stands where a directory should be", target.display())))
+        Ok(data)
+            if data.is_symlink() && std::fs::metadata(target).is_ok_and(|data| data.is_dir()) =>
+        {
+            Err(io::Error::other(format!(
+                "{}: a symbolic link stands where a directory should be",
+                target.display()
+            )))
         }
-        Ok(_) => Err(io::Error::other(format!("cannot overwrite non-directory {:?} with directory", target.display()))),
+        Ok(_) => Err(io::Error::other(format!(
+            "cannot overwrite non-directory {:?} with directory",
+            target.display()
+        ))),
         Err(_) => std::fs::create_dir(target),
     }
 }
@@ -162,9 +203,10 @@ fn make_directory(target: &Path) -> io::Result<()> {
 /// Takes away what stands where a file should be.
 fn replace(target: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(target) {
-        Ok(data) if data.is_dir() => {
-            Err(io::Error::other(format!("cannot overwrite directory {:?} with non-directory", target.display())))
-        }
+        Ok(data) if data.is_dir() => Err(io::Error::other(format!(
+            "cannot overwrite directory {:?} with non-directory",
+            target.display()
+        ))),
         Ok(_) => std::fs::remove_file(target),
         Err(_) => Ok(()),
     }
@@ -192,13 +234,23 @@ impl Write for ChannelWriter {
             return Ok(());
         }
         let chunk = self.buffer.split().freeze();
-        self.sender.blocking_send(Ok(chunk)).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        self.sender
+            .blocking_send(Ok(chunk))
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
     }
 }
 
 /// Packs `source` under the name `name` and sends the archive. Returns its length.
-pub(super) fn pack(source: &Path, name: &str, sender: Sender<io::Result<Bytes>>) -> io::Result<u64> {
-    let writer = ChannelWriter { sender: sender.clone(), buffer: BytesMut::with_capacity(CHUNK * 2), total: 0 };
+pub(super) fn pack(
+    source: &Path,
+    name: &str,
+    sender: Sender<io::Result<Bytes>>,
+) -> io::Result<u64> {
+    let writer = ChannelWriter {
+        sender: sender.clone(),
+        buffer: BytesMut::with_capacity(CHUNK * 2),
+        total: 0,
+    };
     let mut builder = tar::Builder::new(writer);
     builder.follow_symlinks(false);
     let mut links = std::collections::HashMap::new();
@@ -219,7 +271,12 @@ pub(super) fn pack(source: &Path, name: &str, sender: Sender<io::Result<Bytes>>)
 /// Inodes with several names, and the first of these.
 type Links = std::collections::HashMap<(u64, u64), PathBuf>;
 
-fn append(builder: &mut tar::Builder<ChannelWriter>, source: &Path, name: &Path, links: &mut Links) -> io::Result<()> {
+fn append(
+    builder: &mut tar::Builder<ChannelWriter>,
+    source: &Path,
+    name: &Path,
+    links: &mut Links,
+) -> io::Result<()> {
     let data = std::fs::symlink_metadata(source)?;
     let kind = data.file_type();
     if kind.is_socket() {
@@ -252,7 +309,12 @@ fn append(builder: &mut tar::Builder<ChannelWriter>, source: &Path, name: &Path,
 mod tests {
     use super::*;
 
-    fn round_trip(source: &Path, name: &str, root: &Path, rename: Option<&(String, String)>) -> io::Result<()> {
+    fn round_trip(
+        source: &Path,
+        name: &str,
+        root: &Path,
+        rename: Option<&(String, String)>,
+    ) -> io::Result<()> {
         let (sender, mut receiver) = tokio::sync::mpsc::channel(16);
         let (chunks, unpacked) = std::sync::mpsc::sync_channel(1024);
         let (source, name) = (source.to_path_buf(), name.to_owned());
@@ -279,8 +341,14 @@ mod tests {
         round_trip(&source, "src", to.path(), Some(&rename)).unwrap();
         let new = to.path().join("new");
         assert_eq!(std::fs::read_to_string(new.join("link")).unwrap(), "x");
-        assert_eq!(std::fs::metadata(new.join("hard")).unwrap().ino(), std::fs::metadata(new.join("d/f")).unwrap().ino());
-        assert_eq!(std::fs::metadata(new.join("d/f")).unwrap().mode() & 0o7777, 0o751);
+        assert_eq!(
+            std::fs::metadata(new.join("hard")).unwrap().ino(),
+            std::fs::metadata(new.join("d/f")).unwrap().ino()
+        );
+        assert_eq!(
+            std::fs::metadata(new.join("d/f")).unwrap().mode() & 0o7777,
+            0o751
+        );
     }
 
     #[test]

@@ -12,7 +12,9 @@ mod variables;
 
 use serde_json::{Map, Value as Json, json};
 
-pub(crate) use flags::{CREATE_FLAGS, RUN_FLAGS, check_bytes, check_cpus, check_swap_bytes, check_uint16};
+pub(crate) use flags::{
+    CREATE_FLAGS, RUN_FLAGS, check_bytes, check_cpus, check_swap_bytes, check_uint16,
+};
 pub(crate) use resources::{nano_cpus, restart_policy};
 pub(crate) use variables::environment_of;
 
@@ -39,18 +41,30 @@ pub(crate) struct ContainerRequest {
 }
 
 /// Reads all flags. `proxies` are variables of the configuration's proxies.
-pub(crate) fn parse(matches: &Matches, proxies: &[(String, String)]) -> Result<ContainerRequest, String> {
+pub(crate) fn parse(
+    matches: &Matches,
+    proxies: &[(String, String)],
+) -> Result<ContainerRequest, String> {
     refuse_what_is_missing(matches)?;
     let auto_remove = matches.on("rm");
     let restart = resources::restart_policy(matches.text("restart"))?;
     if auto_remove && !matches!(restart["Name"].as_str(), Some("" | "no") | None) {
-        return Err(String::from("conflicting options: cannot specify both --restart and --rm"));
+        return Err(String::from(
+            "conflicting options: cannot specify both --restart and --rm",
+        ));
     }
-    let attach: Vec<String> = matches.list("attach").iter().map(|stream| stream.to_lowercase()).collect();
+    let attach: Vec<String> = matches
+        .list("attach")
+        .iter()
+        .map(|stream| stream.to_lowercase())
+        .collect();
     let has = |stream: &str| attach.iter().any(|name| name == stream);
     let open_stdin = matches.on("interactive");
     let tty = matches.on("tty");
-    let (image, command) = matches.args.split_first().ok_or_else(|| String::from("an image is needed"))?;
+    let (image, command) = matches
+        .args
+        .split_first()
+        .ok_or_else(|| String::from("an image is needed"))?;
     let mut request = ContainerRequest {
         body: Map::new(),
         name: matches.text("name").to_owned(),
@@ -83,7 +97,10 @@ pub(crate) fn parse(matches: &Matches, proxies: &[(String, String)]) -> Result<C
     volumes(matches, &mut config, &mut host)?;
     config.insert("HostConfig".to_owned(), Json::Object(host));
     if !endpoints.is_empty() {
-        config.insert("NetworkingConfig".to_owned(), json!({"EndpointsConfig": endpoints}));
+        config.insert(
+            "NetworkingConfig".to_owned(),
+            json!({"EndpointsConfig": endpoints}),
+        );
     }
     request.body = config;
     request.set_streams();
@@ -99,7 +116,11 @@ impl ContainerRequest {
 
     /// Tells the daemon the size of our terminal.
     pub(crate) fn set_console_size(&mut self, (rows, columns): (u16, u16)) {
-        if let Some(host) = self.body.get_mut("HostConfig").and_then(Json::as_object_mut) {
+        if let Some(host) = self
+            .body
+            .get_mut("HostConfig")
+            .and_then(Json::as_object_mut)
+        {
             host.insert("ConsoleSize".to_owned(), json!([rows, columns]));
         }
     }
@@ -120,7 +141,13 @@ impl ContainerRequest {
 
 /// Options that Docker has and we do not: said by name.
 fn refuse_what_is_missing(matches: &Matches) -> Result<(), String> {
-    for flag in ["gpus", "use-api-socket", "cpu-count", "cpu-percent", "io-maxbandwidth"] {
+    for flag in [
+        "gpus",
+        "use-api-socket",
+        "cpu-count",
+        "cpu-percent",
+        "io-maxbandwidth",
+    ] {
         if matches.is_set(flag) {
             return Err(format!("kekkai does not have --{flag} yet"));
         }
@@ -135,7 +162,8 @@ fn put_text(map: &mut Map<String, Json>, key: &str, value: &str) {
 }
 
 fn put_list(map: &mut Map<String, Json>, key: &str, values: &[&str]) {
-    if !values.is_empty() {
+    // Docker's command line sends these even when they are empty, and `inspect` then shows `[]`, not `null`.
+    if !values.is_empty() || matches!(key, "Dns" | "DnsOptions" | "DnsSearch") {
         map.insert(key.to_owned(), json!(values));
     }
 }
@@ -146,7 +174,11 @@ fn put_number(map: &mut Map<String, Json>, key: &str, value: i64) {
     }
 }
 
-fn config(matches: &Matches, command: &[String], proxies: &[(String, String)]) -> Result<Map<String, Json>, String> {
+fn config(
+    matches: &Matches,
+    command: &[String],
+    proxies: &[(String, String)],
+) -> Result<Map<String, Json>, String> {
     let mut config = Map::new();
     put_text(&mut config, "Hostname", matches.text("hostname"));
     put_text(&mut config, "Domainname", matches.text("domainname"));
@@ -155,7 +187,10 @@ fn config(matches: &Matches, command: &[String], proxies: &[(String, String)]) -
     put_text(&mut config, "StopSignal", matches.text("stop-signal"));
     let mut env = variables::environment_of(&matches.list("env-file"), &matches.list("env"))?;
     for (name, value) in proxies {
-        if !env.iter().any(|given| given.split('=').next() == Some(name)) {
+        if !env
+            .iter()
+            .any(|given| given.split('=').next() == Some(name))
+        {
             env.push(format!("{name}={value}"));
         }
     }
@@ -172,7 +207,10 @@ fn config(matches: &Matches, command: &[String], proxies: &[(String, String)]) -
         config.insert("Entrypoint".to_owned(), json!([matches.text("entrypoint")]));
     }
     if matches.is_set("stop-timeout") {
-        config.insert("StopTimeout".to_owned(), Json::from(matches.int("stop-timeout")));
+        config.insert(
+            "StopTimeout".to_owned(),
+            Json::from(matches.int("stop-timeout")),
+        );
     }
     if let Some(check) = health(matches)? {
         config.insert("Healthcheck".to_owned(), check);
@@ -189,10 +227,14 @@ fn health(matches: &Matches) -> Result<Option<Json>, String> {
     ];
     let nanos = |flag: &str| kekkai_types::parse_duration(matches.text(flag)).unwrap_or(0);
     let retries = matches.int("health-retries");
-    let any = !matches.text("health-cmd").is_empty() || retries != 0 || TIMES.iter().any(|(flag, _)| nanos(flag) != 0);
+    let any = !matches.text("health-cmd").is_empty()
+        || retries != 0
+        || TIMES.iter().any(|(flag, _)| nanos(flag) != 0);
     if matches.on("no-healthcheck") {
         if any {
-            return Err(String::from("--no-healthcheck conflicts with --health-* options"));
+            return Err(String::from(
+                "--no-healthcheck conflicts with --health-* options",
+            ));
         }
         return Ok(Some(json!({"Test": ["NONE"]})));
     }
@@ -201,7 +243,10 @@ fn health(matches: &Matches) -> Result<Option<Json>, String> {
     }
     let mut check = Map::new();
     if !matches.text("health-cmd").is_empty() {
-        check.insert("Test".to_owned(), json!(["CMD-SHELL", matches.text("health-cmd")]));
+        check.insert(
+            "Test".to_owned(),
+            json!(["CMD-SHELL", matches.text("health-cmd")]),
+        );
     }
     for (flag, key) in TIMES {
         let value = nanos(flag);
@@ -260,17 +305,25 @@ fn host_config(matches: &Matches, network_mode: &str) -> Result<Map<String, Json
     let mut resolver = matches.list("dns-option");
     resolver.extend(matches.list("dns-opt"));
     put_list(&mut host, "DnsOptions", &resolver);
-    for (flag, key) in
-        [("privileged", "Privileged"), ("read-only", "ReadonlyRootfs"), ("publish-all", "PublishAllPorts")]
-    {
+    for (flag, key) in [
+        ("privileged", "Privileged"),
+        ("read-only", "ReadonlyRootfs"),
+        ("publish-all", "PublishAllPorts"),
+    ] {
         host.insert(key.to_owned(), Json::Bool(matches.on(flag)));
     }
-    host.insert("OomKillDisable".to_owned(), Json::Bool(matches.on("oom-kill-disable")));
+    host.insert(
+        "OomKillDisable".to_owned(),
+        Json::Bool(matches.on("oom-kill-disable")),
+    );
     if matches.is_set("init") {
         host.insert("Init".to_owned(), Json::Bool(matches.on("init")));
     }
-    let hosts: Vec<String> =
-        matches.list("add-host").iter().map(|text| network::add_host(text)).collect::<Result<_, _>>()?;
+    let hosts: Vec<String> = matches
+        .list("add-host")
+        .iter()
+        .map(|text| network::add_host(text))
+        .collect::<Result<_, _>>()?;
     if !hosts.is_empty() {
         host.insert("ExtraHosts".to_owned(), json!(hosts));
     }
@@ -289,13 +342,19 @@ fn host_config(matches: &Matches, network_mode: &str) -> Result<Map<String, Json
         return Err(String::from("invalid storage option"));
     }
     if !storage.is_empty() {
-        host.insert("StorageOpt".to_owned(), Json::Object(variables::pairs(&storage)));
+        host.insert(
+            "StorageOpt".to_owned(),
+            Json::Object(variables::pairs(&storage)),
+        );
     }
     Ok(host)
 }
 
 fn check_modes(matches: &Matches) -> Result<(), String> {
-    let of_container = |mode: &str| mode.strip_prefix("container:").is_some_and(|name| !name.is_empty());
+    let of_container = |mode: &str| {
+        mode.strip_prefix("container:")
+            .is_some_and(|name| !name.is_empty())
+    };
     let pid = matches.text("pid");
     if !matches!(pid, "" | "host") && !of_container(pid) {
         return Err(String::from("--pid: invalid PID mode"));
@@ -310,7 +369,9 @@ fn check_modes(matches: &Matches) -> Result<(), String> {
     }
     let swappiness = matches.int("memory-swappiness");
     if swappiness != -1 && !(0..=100).contains(&swappiness) {
-        return Err(format!("invalid value: {swappiness}. Valid memory swappiness range is 0-100"));
+        return Err(format!(
+            "invalid value: {swappiness}. Valid memory swappiness range is 0-100"
+        ));
     }
     Ok(())
 }
@@ -321,7 +382,10 @@ fn logging(matches: &Matches, host: &mut Map<String, Json>) -> Result<(), String
         return Err(String::from("invalid logging opts for driver none"));
     }
     if !driver.is_empty() || !options.is_empty() {
-        host.insert("LogConfig".to_owned(), json!({"Type": driver, "Config": variables::pairs(&options)}));
+        host.insert(
+            "LogConfig".to_owned(),
+            json!({"Type": driver, "Config": variables::pairs(&options)}),
+        );
     }
     Ok(())
 }
@@ -349,39 +413,74 @@ fn limits(matches: &Matches, host: &mut Map<String, Json>) -> Result<(), String>
         put_number(host, key, matches.int(flag));
     }
     if matches.int("memory-swappiness") != -1 {
-        host.insert("MemorySwappiness".to_owned(), Json::from(matches.int("memory-swappiness")));
+        host.insert(
+            "MemorySwappiness".to_owned(),
+            Json::from(matches.int("memory-swappiness")),
+        );
     }
     if matches.is_set("cpus") {
-        put_number(host, "NanoCpus", resources::nano_cpus(matches.text("cpus"))?);
+        put_number(
+            host,
+            "NanoCpus",
+            resources::nano_cpus(matches.text("cpus"))?,
+        );
     }
     type Reader = fn(&str) -> Result<Json, String>;
     let lists: [(&str, &str, Reader); 6] = [
         ("ulimit", "Ulimits", resources::ulimit),
-        ("blkio-weight-device", "BlkioWeightDevice", resources::weight_device),
-        ("device-read-bps", "BlkioDeviceReadBps", resources::rate_bytes),
-        ("device-write-bps", "BlkioDeviceWriteBps", resources::rate_bytes),
-        ("device-read-iops", "BlkioDeviceReadIOps", resources::rate_count),
-        ("device-write-iops", "BlkioDeviceWriteIOps", resources::rate_count),
+        (
+            "blkio-weight-device",
+            "BlkioWeightDevice",
+            resources::weight_device,
+        ),
+        (
+            "device-read-bps",
+            "BlkioDeviceReadBps",
+            resources::rate_bytes,
+        ),
+        (
+            "device-write-bps",
+            "BlkioDeviceWriteBps",
+            resources::rate_bytes,
+        ),
+        (
+            "device-read-iops",
+            "BlkioDeviceReadIOps",
+            resources::rate_count,
+        ),
+        (
+            "device-write-iops",
+            "BlkioDeviceWriteIOps",
+            resources::rate_count,
+        ),
     ];
     for (flag, key, read) in lists {
-        let values: Vec<Json> = matches.list(flag).iter().map(|text| read(text)).collect::<Result<_, _>>()?;
-        if !values.is_empty() {
-            host.insert(key.to_owned(), Json::Array(values));
-        }
+        let values: Vec<Json> = matches
+            .list(flag)
+            .iter()
+            .map(|text| read(text))
+            .collect::<Result<_, _>>()?;
+        host.insert(key.to_owned(), Json::Array(values));
     }
     Ok(())
 }
 
 fn devices(matches: &Matches, host: &mut Map<String, Json>) -> Result<(), String> {
-    let (cdi, plain): (Vec<&str>, Vec<&str>) =
-        matches.list("device").into_iter().partition(|device| resources::is_cdi_device(device));
+    let (cdi, plain): (Vec<&str>, Vec<&str>) = matches
+        .list("device")
+        .into_iter()
+        .partition(|device| resources::is_cdi_device(device));
     if !cdi.is_empty() {
-        return Err(format!("kekkai does not have CDI devices yet: {}", cdi.join(", ")));
+        return Err(format!(
+            "kekkai does not have CDI devices yet: {}",
+            cdi.join(", ")
+        ));
     }
-    let devices: Vec<Json> = plain.into_iter().map(resources::device).collect::<Result<_, _>>()?;
-    if !devices.is_empty() {
-        host.insert("Devices".to_owned(), Json::Array(devices));
-    }
+    let devices: Vec<Json> = plain
+        .into_iter()
+        .map(resources::device)
+        .collect::<Result<_, _>>()?;
+    host.insert("Devices".to_owned(), Json::Array(devices));
     Ok(())
 }
 
@@ -417,19 +516,25 @@ fn security(matches: &Matches, host: &mut Map<String, Json>) -> Result<(), Strin
 }
 
 fn read_profile(path: &str) -> Result<String, String> {
-    let failed = |why: &dyn std::fmt::Display| format!("opening seccomp profile ({path}) failed: {why}");
+    let failed =
+        |why: &dyn std::fmt::Display| format!("opening seccomp profile ({path}) failed: {why}");
     let file = std::fs::File::open(path).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => failed(&format!("open {path}: no such file or directory")),
         _ => failed(&error),
     })?;
     let mut text = String::new();
-    std::io::Read::read_to_string(&mut std::io::Read::take(file, MAX_PROFILE), &mut text).map_err(|error| failed(&error))?;
+    std::io::Read::read_to_string(&mut std::io::Read::take(file, MAX_PROFILE), &mut text)
+        .map_err(|error| failed(&error))?;
     let profile: Json = serde_json::from_str(&text)
         .map_err(|error| format!("compacting json for seccomp profile ({path}) failed: {error}"))?;
     Ok(profile.to_string())
 }
 
-fn volumes(matches: &Matches, config: &mut Map<String, Json>, host: &mut Map<String, Json>) -> Result<(), String> {
+fn volumes(
+    matches: &Matches,
+    config: &mut Map<String, Json>,
+    host: &mut Map<String, Json>,
+) -> Result<(), String> {
     let (mut binds, mut anonymous) = (Vec::new(), Map::new());
     for text in matches.list("volume") {
         match mounts::volume(text)? {
@@ -445,11 +550,19 @@ fn volumes(matches: &Matches, config: &mut Map<String, Json>, host: &mut Map<Str
     if !binds.is_empty() {
         host.insert("Binds".to_owned(), json!(binds));
     }
-    let tmpfs: Map<String, Json> = matches.list("tmpfs").into_iter().map(mounts::tmpfs).collect();
+    let tmpfs: Map<String, Json> = matches
+        .list("tmpfs")
+        .into_iter()
+        .map(mounts::tmpfs)
+        .collect();
     if !tmpfs.is_empty() {
         host.insert("Tmpfs".to_owned(), Json::Object(tmpfs));
     }
-    let list: Vec<Json> = matches.list("mount").into_iter().map(mounts::mount).collect::<Result<_, _>>()?;
+    let list: Vec<Json> = matches
+        .list("mount")
+        .into_iter()
+        .map(mounts::mount)
+        .collect::<Result<_, _>>()?;
     if !list.is_empty() {
         host.insert("Mounts".to_owned(), Json::Array(list));
     }
@@ -462,15 +575,37 @@ mod tests {
 
     fn parsed(words: &[&str]) -> Result<ContainerRequest, String> {
         let words = words.iter().map(|word| (*word).to_owned());
-        let matches = Matches::parse(RUN_FLAGS, words, false, String::from("run")).map_err(|stop| format!("{stop:?}"))?;
+        let matches = Matches::parse(RUN_FLAGS, words, false, String::from("run"))
+            .map_err(|stop| format!("{stop:?}"))?;
         parse(&matches, &[])
     }
 
     #[test]
     fn bodies() {
         let request = parsed(&[
-            "-it", "--rm", "--name", "n", "-e", "A=1", "-m", "64m", "--cpus", "1.5", "-p", "8080:80", "-v", "/a:/b:ro", "-v",
-            "/anon", "--entrypoint", "", "--network", "none", "alpine", "echo", "-n",
+            "-it",
+            "--rm",
+            "--name",
+            "n",
+            "-e",
+            "A=1",
+            "-m",
+            "64m",
+            "--cpus",
+            "1.5",
+            "-p",
+            "8080:80",
+            "-v",
+            "/a:/b:ro",
+            "-v",
+            "/anon",
+            "--entrypoint",
+            "",
+            "--network",
+            "none",
+            "alpine",
+            "echo",
+            "-n",
         ])
         .unwrap();
         let body = Json::Object(request.body.clone());
@@ -481,9 +616,15 @@ mod tests {
         assert_eq!(body["HostConfig"]["NetworkMode"], "none");
         assert_eq!(body["HostConfig"]["Binds"], json!(["/a:/b:ro"]));
         assert_eq!(body["Volumes"], json!({"/anon": {}}));
-        assert_eq!((&body["StdinOnce"], &body["AttachStdin"], &body["Tty"]), (&json!(true), &json!(true), &json!(true)));
+        assert_eq!(
+            (&body["StdinOnce"], &body["AttachStdin"], &body["Tty"]),
+            (&json!(true), &json!(true), &json!(true))
+        );
         assert!(body.get("NetworkingConfig").is_none());
-        assert_eq!(parsed(&["--network", "container:x", "a"]).unwrap().body["HostConfig"]["NetworkMode"], "container:x");
+        assert_eq!(
+            parsed(&["--network", "container:x", "a"]).unwrap().body["HostConfig"]["NetworkMode"],
+            "container:x"
+        );
     }
 
     #[test]
@@ -496,9 +637,19 @@ mod tests {
             parsed(&["--no-healthcheck", "--health-cmd", "x", "a"]).unwrap_err(),
             "--no-healthcheck conflicts with --health-* options"
         );
-        assert!(parsed(&["--gpus", "all", "a"]).unwrap_err().contains("--gpus"));
-        assert_eq!(parsed(&["--security-opt", "foo", "a"]).unwrap_err(), "Invalid --security-opt: \"foo\"");
-        assert_eq!(parsed(&["--pid", "foo", "a"]).unwrap_err(), "--pid: invalid PID mode");
+        assert!(
+            parsed(&["--gpus", "all", "a"])
+                .unwrap_err()
+                .contains("--gpus")
+        );
+        assert_eq!(
+            parsed(&["--security-opt", "foo", "a"]).unwrap_err(),
+            "Invalid --security-opt: \"foo\""
+        );
+        assert_eq!(
+            parsed(&["--pid", "foo", "a"]).unwrap_err(),
+            "--pid: invalid PID mode"
+        );
     }
 
     #[test]

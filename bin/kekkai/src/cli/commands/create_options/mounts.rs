@@ -24,14 +24,22 @@ pub(crate) fn csv(text: &str) -> Result<Vec<String>, String> {
                     }
                     Some((at, '"')) => break at + 1,
                     Some((_, c)) => field.push(c),
-                    None => return Err(String::from("parse error on line 1: extraneous or missing \" in quoted-field")),
+                    None => {
+                        return Err(String::from(
+                            "parse error on line 1: extraneous or missing \" in quoted-field",
+                        ));
+                    }
                 }
             };
             fields.push(field);
             match quoted[end..].strip_prefix(',') {
                 Some(after) => rest = after,
                 None if quoted[end..].is_empty() => return Ok(fields),
-                None => return Err(String::from("parse error on line 1: extraneous or missing \" in quoted-field")),
+                None => {
+                    return Err(String::from(
+                        "parse error on line 1: extraneous or missing \" in quoted-field",
+                    ));
+                }
             }
             continue;
         }
@@ -40,7 +48,9 @@ pub(crate) fn csv(text: &str) -> Result<Vec<String>, String> {
             None => (rest, None),
         };
         if field.contains('"') {
-            return Err(String::from("parse error on line 1: bare \" in non-quoted-field"));
+            return Err(String::from(
+                "parse error on line 1: bare \" in non-quoted-field",
+            ));
         }
         fields.push(field.to_owned());
         match after {
@@ -53,8 +63,10 @@ pub(crate) fn csv(text: &str) -> Result<Vec<String>, String> {
 /// One `--mount`, as the API takes it.
 pub(crate) fn mount(text: &str) -> Result<Json, String> {
     let mut kind = String::from("volume");
-    let (mut source, mut target, mut read_only, mut consistency) = (String::new(), String::new(), false, String::new());
-    let (mut bind, mut volume, mut tmpfs, mut image) = (Map::new(), Map::new(), Map::new(), Map::new());
+    let (mut source, mut target, mut read_only, mut consistency) =
+        (String::new(), String::new(), false, String::new());
+    let (mut bind, mut volume, mut tmpfs, mut image) =
+        (Map::new(), Map::new(), Map::new(), Map::new());
     let (mut driver, mut options, mut labels) = (String::new(), Map::new(), Map::new());
     for field in csv(text)? {
         let (key, value) = match field.split_once('=') {
@@ -62,15 +74,23 @@ pub(crate) fn mount(text: &str) -> Result<Json, String> {
             None => (field.to_lowercase(), None),
         };
         let value = match (key.as_str(), value) {
-            ("readonly" | "ro" | "volume-nocopy" | "bind-nonrecursive" | "bind-create-src", None) => String::from("true"),
+            (
+                "readonly" | "ro" | "volume-nocopy" | "bind-nonrecursive" | "bind-create-src",
+                None,
+            ) => String::from("true"),
             (_, Some(value)) => value,
             (_, None) => return Err(format!("invalid field '{field}' must be a key=value pair")),
         };
-        let boolean = || parse_bool(&value).ok_or_else(|| format!("invalid value for {key}: {value}"));
+        let boolean =
+            || parse_bool(&value).ok_or_else(|| format!("invalid value for {key}: {value}"));
         match key.as_str() {
             "type" => kind = value.to_lowercase(),
             "source" | "src" => {
-                source = if value == "." || value == ".." || value.starts_with("./") || value.starts_with("../") {
+                source = if value == "."
+                    || value == ".."
+                    || value.starts_with("./")
+                    || value.starts_with("../")
+                {
                     absolute(&value)?
                 } else {
                     value
@@ -122,12 +142,13 @@ pub(crate) fn mount(text: &str) -> Result<Json, String> {
                 image.insert("Subpath".to_owned(), Json::String(value));
             }
             "tmpfs-size" => {
-                let bytes = kekkai_types::size::parse_ram(&value).map_err(|_| format!("invalid value for {key}: {value}"))?;
+                let bytes = kekkai_types::size::parse_ram(&value)
+                    .map_err(|_| format!("invalid value for {key}: {value}"))?;
                 tmpfs.insert("SizeBytes".to_owned(), Json::from(bytes));
             }
             "tmpfs-mode" => {
-                let mode =
-                    u32::from_str_radix(&value, 8).map_err(|_| format!("invalid value for {key}: {value}"))?;
+                let mode = u32::from_str_radix(&value, 8)
+                    .map_err(|_| format!("invalid value for {key}: {value}"))?;
                 tmpfs.insert("Mode".to_owned(), Json::from(mode));
             }
             _ => return Err(format!("unexpected key '{key}' in '{field}'")),
@@ -137,7 +158,10 @@ pub(crate) fn mount(text: &str) -> Result<Json, String> {
         return Err(String::from("target is required"));
     }
     if !driver.is_empty() || !options.is_empty() {
-        volume.insert("DriverConfig".to_owned(), json!({"Name": driver, "Options": options}));
+        volume.insert(
+            "DriverConfig".to_owned(),
+            json!({"Name": driver, "Options": options}),
+        );
     }
     if !labels.is_empty() {
         volume.insert("Labels".to_owned(), Json::Object(labels));
@@ -165,7 +189,9 @@ pub(crate) fn mount(text: &str) -> Result<Json, String> {
             continue;
         }
         if kind != own {
-            return Err(format!("cannot mix '{group}' options with mount type '{kind}'"));
+            return Err(format!(
+                "cannot mix '{group}' options with mount type '{kind}'"
+            ));
         }
         put(key, Json::Object(fields));
     }
@@ -212,10 +238,16 @@ pub(crate) fn volume(text: &str) -> Result<Volume, String> {
         [path] => Ok(Volume::Anonymous((*path).to_owned())),
         [source, rest @ ..] if rest.len() <= 2 => {
             if source.is_empty() && text != ":" {
-                return Err(format!("invalid spec: {text}: empty section between colons"));
+                return Err(format!(
+                    "invalid spec: {text}: empty section between colons"
+                ));
             }
             if source.starts_with('.') {
-                return Ok(Volume::Bind(format!("{}:{}", absolute(source)?, rest.join(":"))));
+                return Ok(Volume::Bind(format!(
+                    "{}:{}",
+                    absolute(source)?,
+                    rest.join(":")
+                )));
             }
             Ok(Volume::Bind(text.to_owned()))
         }
@@ -239,19 +271,31 @@ mod tests {
             mount("type=bind,src=/a,dst=/b,ro,bind-propagation=rslave").unwrap(),
             json!({"Type": "bind", "Source": "/a", "Target": "/b", "ReadOnly": true, "BindOptions": {"Propagation": "rslave"}})
         );
-        assert_eq!(mount("target=/x").unwrap(), json!({"Type": "volume", "Target": "/x"}));
+        assert_eq!(
+            mount("target=/x").unwrap(),
+            json!({"Type": "volume", "Target": "/x"})
+        );
         assert_eq!(
             mount("type=tmpfs,target=/x,tmpfs-size=1m,tmpfs-mode=1777").unwrap(),
             json!({"Type": "tmpfs", "Target": "/x", "TmpfsOptions": {"SizeBytes": 1_048_576, "Mode": 0o1777}})
         );
-        assert_eq!(mount("foo").unwrap_err(), "invalid field 'foo' must be a key=value pair");
-        assert_eq!(mount("type=bind,foo=1,target=/x").unwrap_err(), "unexpected key 'foo' in 'foo=1'");
+        assert_eq!(
+            mount("foo").unwrap_err(),
+            "invalid field 'foo' must be a key=value pair"
+        );
+        assert_eq!(
+            mount("type=bind,foo=1,target=/x").unwrap_err(),
+            "unexpected key 'foo' in 'foo=1'"
+        );
         assert_eq!(mount("type=bind,src=/x").unwrap_err(), "target is required");
         assert_eq!(
             mount("type=volume,tmpfs-size=1,dst=/x").unwrap_err(),
             "cannot mix 'tmpfs-*' options with mount type 'volume'"
         );
-        assert_eq!(mount("type=bind,readonly=x,dst=/y").unwrap_err(), "invalid value for readonly: x");
+        assert_eq!(
+            mount("type=bind,readonly=x,dst=/y").unwrap_err(),
+            "invalid value for readonly: x"
+        );
         assert_eq!(csv("a,\"b,\"\"c\",d").unwrap(), ["a", "b,\"c", "d"]);
     }
 
@@ -259,8 +303,14 @@ mod tests {
     fn volumes() {
         assert_eq!(volume("/x").unwrap(), Volume::Anonymous("/x".into()));
         assert_eq!(volume("/a:/b:ro").unwrap(), Volume::Bind("/a:/b:ro".into()));
-        assert_eq!(volume("/a:/b:/c:/d").unwrap_err(), "invalid spec: /a:/b:/c:/d: too many colons");
+        assert_eq!(
+            volume("/a:/b:/c:/d").unwrap_err(),
+            "invalid spec: /a:/b:/c:/d: too many colons"
+        );
         let here = std::env::current_dir().unwrap();
-        assert_eq!(volume("./a:/b").unwrap(), Volume::Bind(format!("{}/a:/b", here.display())));
+        assert_eq!(
+            volume("./a:/b").unwrap(),
+            Volume::Bind(format!("{}/a:/b", here.display()))
+        );
     }
 }

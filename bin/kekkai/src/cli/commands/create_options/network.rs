@@ -13,7 +13,10 @@ pub(crate) fn add_host(text: &str) -> Result<String, String> {
     let Some((host, address)) = pair.filter(|(host, _)| !host.is_empty()) else {
         return Err(format!("bad format for add-host: {text:?}"));
     };
-    let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    let bare = address
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(address);
     if bare != "host-gateway" && bare.parse::<IpAddr>().is_err() {
         return Err(format!("invalid IP address in add-host: {address:?}"));
     }
@@ -56,7 +59,9 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
         return Ok(endpoint);
     }
     for field in csv(text)? {
-        let (key, value) = field.split_once('=').ok_or_else(|| format!("invalid field {field}"))?;
+        let (key, value) = field
+            .split_once('=')
+            .ok_or_else(|| format!("invalid field {field}"))?;
         let value = value.trim();
         match key.trim().to_lowercase().as_str() {
             "name" => value.clone_into(&mut endpoint.target),
@@ -66,12 +71,18 @@ fn endpoint(text: &str) -> Result<Endpoint, String> {
             "mac-address" => value.clone_into(&mut endpoint.mac),
             "link-local-ip" => endpoint.link_local.push(value.to_owned()),
             "driver-opt" => {
-                let (name, option) = value.split_once('=').ok_or_else(|| String::from("invalid key value pair format in driver options"))?;
-                endpoint.driver_options.insert(name.trim().to_owned(), Json::String(option.trim().to_owned()));
+                let (name, option) = value.split_once('=').ok_or_else(|| {
+                    String::from("invalid key value pair format in driver options")
+                })?;
+                endpoint.driver_options.insert(
+                    name.trim().to_owned(),
+                    Json::String(option.trim().to_owned()),
+                );
             }
             "gw-priority" => {
-                endpoint.gateway_priority =
-                    value.parse().map_err(|_| format!("invalid gw-priority ({value:?}): invalid syntax"))?;
+                endpoint.gateway_priority = value
+                    .parse()
+                    .map_err(|_| format!("invalid gw-priority ({value:?}): invalid syntax"))?;
             }
             other => return Err(format!("invalid field key {other}")),
         }
@@ -91,25 +102,46 @@ fn is_user_defined(mode: &str) -> bool {
 pub(crate) fn networks(matches: &Matches) -> Result<(String, Map<String, Json>), String> {
     let mut given = matches.list("network");
     given.extend(matches.list("net"));
-    let mut endpoints: Vec<Endpoint> = given.iter().map(|text| endpoint(text)).collect::<Result<_, _>>()?;
+    let mut endpoints: Vec<Endpoint> = given
+        .iter()
+        .map(|text| endpoint(text))
+        .collect::<Result<_, _>>()?;
     if endpoints.is_empty() {
-        endpoints.push(Endpoint { target: String::from("default"), ..Endpoint::default() });
+        endpoints.push(Endpoint {
+            target: String::from("default"),
+            ..Endpoint::default()
+        });
     }
-    if endpoints.len() > 1 && endpoints.iter().any(|endpoint| !is_user_defined(&endpoint.target)) {
-        return Err(String::from("conflicting options: cannot attach both user-defined and non-user-defined network-modes"));
+    if endpoints.len() > 1
+        && endpoints
+            .iter()
+            .any(|endpoint| !is_user_defined(&endpoint.target))
+    {
+        return Err(String::from(
+            "conflicting options: cannot attach both user-defined and non-user-defined network-modes",
+        ));
     }
     merge_flags(&mut endpoints[0], matches)?;
     let mode = endpoints[0].target.clone();
     let mut map = Map::new();
     for endpoint in endpoints {
         if map.contains_key(&endpoint.target) {
-            return Err(format!("network {:?} is specified multiple times", endpoint.target));
+            return Err(format!(
+                "network {:?} is specified multiple times",
+                endpoint.target
+            ));
         }
         let settings = endpoint.settings()?;
         map.insert(endpoint.target, settings);
     }
     // A mode that is not a network has no endpoint.
-    if mode.starts_with("container:") || (map.len() == 1 && map.values().all(|settings| settings.as_object().is_some_and(Map::is_empty)) && !is_user_defined(&mode)) {
+    if mode.starts_with("container:")
+        || (map.len() == 1
+            && map
+                .values()
+                .all(|settings| settings.as_object().is_some_and(Map::is_empty))
+            && !is_user_defined(&mode))
+    {
         map.clear();
     }
     Ok((mode, map))
@@ -120,7 +152,9 @@ fn merge_flags(endpoint: &mut Endpoint, matches: &Matches) -> Result<(), String>
     let mut aliases = matches.list("network-alias");
     aliases.extend(matches.list("net-alias"));
     let conflict = |what: &str, flag: &str| {
-        Err(format!("conflicting options: cannot specify both --{flag} and per-network {what}"))
+        Err(format!(
+            "conflicting options: cannot specify both --{flag} and per-network {what}"
+        ))
     };
     if !aliases.is_empty() {
         if !endpoint.aliases.is_empty() {
@@ -151,7 +185,9 @@ fn merge_flags(endpoint: &mut Endpoint, matches: &Matches) -> Result<(), String>
         value.clone_into(slot);
     }
     if !endpoint.aliases.is_empty() && !is_user_defined(&endpoint.target) {
-        return Err(String::from("network-scoped aliases are only supported for user-defined networks"));
+        return Err(String::from(
+            "network-scoped aliases are only supported for user-defined networks",
+        ));
     }
     Ok(())
 }
@@ -179,7 +215,10 @@ impl Endpoint {
             put("GwPriority", Json::from(self.gateway_priority));
         }
         if !self.ip.is_empty() || !self.ip6.is_empty() || !self.link_local.is_empty() {
-            put("IPAMConfig", json!({"IPv4Address": self.ip, "IPv6Address": self.ip6, "LinkLocalIPs": self.link_local}));
+            put(
+                "IPAMConfig",
+                json!({"IPv4Address": self.ip, "IPv6Address": self.ip6, "LinkLocalIPs": self.link_local}),
+            );
         }
         Ok(Json::Object(settings))
     }
@@ -187,7 +226,10 @@ impl Endpoint {
 
 fn is_mac(text: &str) -> bool {
     let parts: Vec<&str> = text.split([':', '-']).collect();
-    matches!(parts.len(), 6 | 8) && parts.iter().all(|part| part.len() == 2 && u8::from_str_radix(part, 16).is_ok())
+    matches!(parts.len(), 6 | 8)
+        && parts
+            .iter()
+            .all(|part| part.len() == 2 && u8::from_str_radix(part, 16).is_ok())
 }
 
 #[cfg(test)]
@@ -200,14 +242,23 @@ mod tests {
         assert_eq!(add_host("a=[::1]").unwrap(), "a:::1");
         assert_eq!(add_host("a:host-gateway").unwrap(), "a:host-gateway");
         assert_eq!(add_host("x").unwrap_err(), "bad format for add-host: \"x\"");
-        assert_eq!(add_host("a:b").unwrap_err(), "invalid IP address in add-host: \"b\"");
+        assert_eq!(
+            add_host("a:b").unwrap_err(),
+            "invalid IP address in add-host: \"b\""
+        );
     }
 
     #[test]
     fn long_form() {
         let endpoint = endpoint("name=n,alias=A,ip=1.2.3.4").unwrap();
-        assert_eq!(endpoint.settings().unwrap()["IPAMConfig"]["IPv4Address"], "1.2.3.4");
-        assert_eq!(super::endpoint("name=x,foo=1").unwrap_err(), "invalid field key foo");
+        assert_eq!(
+            endpoint.settings().unwrap()["IPAMConfig"]["IPv4Address"],
+            "1.2.3.4"
+        );
+        assert_eq!(
+            super::endpoint("name=x,foo=1").unwrap_err(),
+            "invalid field key foo"
+        );
         assert!(is_mac("92:d0:c6:0a:29:33") && !is_mac("x"));
     }
 }

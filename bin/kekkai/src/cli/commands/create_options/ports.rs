@@ -22,8 +22,9 @@ fn short_form(text: &str) -> Result<String, String> {
     }
     let (mut target, mut published, mut protocol) = ("", "", "tcp");
     for field in text.split(',') {
-        let (key, value) =
-            field.split_once('=').ok_or_else(|| format!("invalid publish opts format (should be name=value but got '{field}')"))?;
+        let (key, value) = field.split_once('=').ok_or_else(|| {
+            format!("invalid publish opts format (should be name=value but got '{field}')")
+        })?;
         match key {
             "target" => target = value,
             "published" => published = value,
@@ -49,14 +50,18 @@ pub(crate) fn publish(
         [] => (String::new(), "", ""),
     };
     let (container, protocol) = container.split_once('/').unwrap_or((container, "tcp"));
-    let bare_ip = ip.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&ip);
+    let bare_ip = ip
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(&ip);
     if !bare_ip.is_empty() && bare_ip.parse::<IpAddr>().is_err() {
         return Err(format!("invalid IP address: {ip}"));
     }
     if container.is_empty() {
         return Err(format!("no port specified: {text}<empty>"));
     }
-    let (first, last) = range(container).ok_or_else(|| format!("invalid containerPort: {container}"))?;
+    let (first, last) =
+        range(container).ok_or_else(|| format!("invalid containerPort: {container}"))?;
     let host_range = match host {
         "" => None,
         host => Some(range(host).ok_or_else(|| format!("invalid hostPort: {host}"))?),
@@ -65,7 +70,9 @@ pub(crate) fn publish(
         && last - first != host_last - host_first
         && last != first
     {
-        return Err(format!("invalid ranges specified for container and host Ports: {container} and {host}"));
+        return Err(format!(
+            "invalid ranges specified for container and host Ports: {container} and {host}"
+        ));
     }
     let protocol = protocol.to_lowercase();
     if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
@@ -80,7 +87,10 @@ pub(crate) fn publish(
         let key = format!("{port}/{protocol}");
         exposed.insert(key.clone(), json!({}));
         let binding = json!({"HostIp": bare_ip, "HostPort": host_port});
-        match bindings.entry(key).or_insert_with(|| Json::Array(Vec::new())) {
+        match bindings
+            .entry(key)
+            .or_insert_with(|| Json::Array(Vec::new()))
+        {
             Json::Array(list) => list.push(binding),
             _ => {}
         }
@@ -95,14 +105,18 @@ pub(crate) fn expose(text: &str, exposed: &mut Map<String, Json>) -> Result<(), 
     }
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     if ports.is_empty() {
-        return Err(format!("invalid range format for --expose: {text}, error: empty string specified for ports"));
+        return Err(format!(
+            "invalid range format for --expose: {text}, error: empty string specified for ports"
+        ));
     }
     let (first, last) = range(ports).ok_or_else(|| {
         let part = ports.split('-').find(|part| part.parse::<u16>().is_err()).unwrap_or(ports);
         format!("invalid range format for --expose: {text}, error: strconv.ParseUint: parsing {part:?}: invalid syntax")
     })?;
     for port in first..=last {
-        exposed.entry(format!("{port}/{}", protocol.to_lowercase())).or_insert_with(|| json!({}));
+        exposed
+            .entry(format!("{port}/{}", protocol.to_lowercase()))
+            .or_insert_with(|| json!({}));
     }
     Ok(())
 }
@@ -123,12 +137,30 @@ mod tests {
         for (text, expected) in [
             ("80", r#"{"80/tcp":[{"HostIp":"","HostPort":""}]}"#),
             ("8080:80", r#"{"80/tcp":[{"HostIp":"","HostPort":"8080"}]}"#),
-            ("127.0.0.1:8080:80/udp", r#"{"80/udp":[{"HostIp":"127.0.0.1","HostPort":"8080"}]}"#),
-            ("127.0.0.1::80", r#"{"80/tcp":[{"HostIp":"127.0.0.1","HostPort":""}]}"#),
-            ("[::1]:1:2", r#"{"2/tcp":[{"HostIp":"::1","HostPort":"1"}]}"#),
-            ("8000-8001:90-91", r#"{"90/tcp":[{"HostIp":"","HostPort":"8000"}],"91/tcp":[{"HostIp":"","HostPort":"8001"}]}"#),
-            ("8000-8005:90", r#"{"90/tcp":[{"HostIp":"","HostPort":"8000-8005"}]}"#),
-            ("published=1,target=2,protocol=udp", r#"{"2/udp":[{"HostIp":"","HostPort":"1"}]}"#),
+            (
+                "127.0.0.1:8080:80/udp",
+                r#"{"80/udp":[{"HostIp":"127.0.0.1","HostPort":"8080"}]}"#,
+            ),
+            (
+                "127.0.0.1::80",
+                r#"{"80/tcp":[{"HostIp":"127.0.0.1","HostPort":""}]}"#,
+            ),
+            (
+                "[::1]:1:2",
+                r#"{"2/tcp":[{"HostIp":"::1","HostPort":"1"}]}"#,
+            ),
+            (
+                "8000-8001:90-91",
+                r#"{"90/tcp":[{"HostIp":"","HostPort":"8000"}],"91/tcp":[{"HostIp":"","HostPort":"8001"}]}"#,
+            ),
+            (
+                "8000-8005:90",
+                r#"{"90/tcp":[{"HostIp":"","HostPort":"8000-8005"}]}"#,
+            ),
+            (
+                "published=1,target=2,protocol=udp",
+                r#"{"2/udp":[{"HostIp":"","HostPort":"1"}]}"#,
+            ),
         ] {
             assert_eq!(bind(text).as_deref(), Ok(expected), "{text}");
         }
@@ -137,7 +169,10 @@ mod tests {
             ("99999:1", "invalid hostPort: 99999"),
             ("1:2:3:4", "invalid IP address: 1:2"),
             ("80/foo", "invalid proto: foo"),
-            ("1-3:1-2", "invalid ranges specified for container and host Ports: 1-2 and 1-3"),
+            (
+                "1-3:1-2",
+                "invalid ranges specified for container and host Ports: 1-2 and 1-3",
+            ),
             ("5-3", "invalid containerPort: 5-3"),
             ("1:", "no port specified: 1:<empty>"),
             ("", "no port specified: <empty>"),

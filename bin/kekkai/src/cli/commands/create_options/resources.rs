@@ -5,8 +5,21 @@ use serde_json::{Value as Json, json};
 
 /// Names that `--ulimit` knows.
 const ULIMITS: &[&str] = &[
-    "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime",
-    "sigpending", "stack",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 /// Billionths of a CPU of a decimal number.
@@ -21,14 +34,20 @@ pub(crate) fn nano_cpus(text: &str) -> Result<i64, String> {
     if significant.len() > 9 {
         return Err(String::from("value is too precise"));
     }
-    let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| bad())? };
+    let whole: i64 = if whole.is_empty() {
+        0
+    } else {
+        whole.parse().map_err(|_| bad())?
+    };
     let nanos: i64 = format!("{significant:0<9}").parse().map_err(|_| bad())?;
     // A number of CPUs nobody has; the daemon says so.
     Ok(whole.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
 fn device_and_value(text: &str) -> Result<(&str, &str), String> {
-    let (path, value) = text.split_once(':').ok_or_else(|| format!("bad format: {text}"))?;
+    let (path, value) = text
+        .split_once(':')
+        .ok_or_else(|| format!("bad format: {text}"))?;
     if !path.starts_with("/dev/") {
         return Err(format!("bad format for device path: {text}"));
     }
@@ -41,7 +60,9 @@ pub(crate) fn check_weight_device(text: &str) -> Result<(), String> {
 
 pub(crate) fn weight_device(text: &str) -> Result<Json, String> {
     let (path, value) = device_and_value(text)?;
-    let weight: u16 = value.parse().map_err(|_| format!("invalid weight for device: {text}"))?;
+    let weight: u16 = value
+        .parse()
+        .map_err(|_| format!("invalid weight for device: {text}"))?;
     if weight > 0 && !(10..=1000).contains(&weight) {
         return Err(format!("invalid weight for device: {text}"));
     }
@@ -82,26 +103,35 @@ pub(crate) fn check_ulimit(text: &str) -> Result<(), String> {
 
 /// `name=soft[:hard]`.
 pub(crate) fn ulimit(text: &str) -> Result<Json, String> {
-    let (name, limits) = text.split_once('=').ok_or_else(|| format!("invalid ulimit argument: {text}"))?;
+    let (name, limits) = text
+        .split_once('=')
+        .ok_or_else(|| format!("invalid ulimit argument: {text}"))?;
     if !ULIMITS.contains(&name) {
         return Err(format!("invalid ulimit type: {name}"));
     }
     let number = |text: &str| {
-        text.parse::<i64>().map_err(|_| format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+        text.parse::<i64>()
+            .map_err(|_| format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
     };
     let mut parts = limits.splitn(3, ':');
     let soft = number(parts.next().unwrap_or(""))?;
     let hard = parts.next().map(number).transpose()?;
     if parts.next().is_some() {
-        return Err(format!("too many limit value arguments - {limits}, can only have up to two, `soft[:hard]`"));
+        return Err(format!(
+            "too many limit value arguments - {limits}, can only have up to two, `soft[:hard]`"
+        ));
     }
     let hard = hard.unwrap_or(soft);
     if hard != -1 {
         if soft == -1 {
-            return Err(format!("ulimit soft limit must be less than or equal to hard limit: soft: -1 (unlimited), hard: {hard}"));
+            return Err(format!(
+                "ulimit soft limit must be less than or equal to hard limit: soft: -1 (unlimited), hard: {hard}"
+            ));
         }
         if soft > hard {
-            return Err(format!("ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"));
+            return Err(format!(
+                "ulimit soft limit must be less than or equal to hard limit: {soft} > {hard}"
+            ));
         }
     }
     Ok(json!({"Name": name, "Hard": hard, "Soft": soft}))
@@ -110,11 +140,22 @@ pub(crate) fn ulimit(text: &str) -> Result<Json, String> {
 pub(crate) fn check_device_rule(text: &str) -> Result<(), String> {
     let bad = || format!("invalid device cgroup format '{text}'");
     let fields: Vec<&str> = text.split(' ').collect();
-    let [kind, numbers, access] = fields.as_slice() else { return Err(bad()) };
-    let number = |text: &str| text == "*" || (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
-    let numbers_good = numbers.split_once(':').is_some_and(|(major, minor)| number(major) && number(minor));
-    let access_good = (1..=3).contains(&access.len()) && access.bytes().all(|byte| b"rwm".contains(&byte));
-    if matches!(*kind, "a" | "b" | "c") && numbers_good && access_good { Ok(()) } else { Err(bad()) }
+    let [kind, numbers, access] = fields.as_slice() else {
+        return Err(bad());
+    };
+    let number = |text: &str| {
+        text == "*" || (!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let numbers_good = numbers
+        .split_once(':')
+        .is_some_and(|(major, minor)| number(major) && number(minor));
+    let access_good =
+        (1..=3).contains(&access.len()) && access.bytes().all(|byte| b"rwm".contains(&byte));
+    if matches!(*kind, "a" | "b" | "c") && numbers_good && access_good {
+        Ok(())
+    } else {
+        Err(bad())
+    }
 }
 
 /// `/dev/x[:/dev/y][:rwm]`.
@@ -122,13 +163,15 @@ pub(crate) fn device(text: &str) -> Result<Json, String> {
     let is_mode = |mode: &str| {
         let mut seen = [false; 3];
         !mode.is_empty()
-            && mode.bytes().all(|byte| match b"rwm".iter().position(|known| *known == byte) {
-                Some(at) if !seen[at] => {
-                    seen[at] = true;
-                    true
-                }
-                _ => false,
-            })
+            && mode.bytes().all(
+                |byte| match b"rwm".iter().position(|known| *known == byte) {
+                    Some(at) if !seen[at] => {
+                        seen[at] = true;
+                        true
+                    }
+                    _ => false,
+                },
+            )
     };
     let parts: Vec<&str> = text.split(':').collect();
     let (source, destination, mode) = match parts.as_slice() {
@@ -149,7 +192,10 @@ pub(crate) fn device(text: &str) -> Result<Json, String> {
 
 /// A device of the Container Device Interface: `vendor/class=name`.
 pub(crate) fn is_cdi_device(text: &str) -> bool {
-    !text.starts_with('/') && text.split_once('=').is_some_and(|(kind, name)| kind.contains('/') && !name.is_empty())
+    !text.starts_with('/')
+        && text
+            .split_once('=')
+            .is_some_and(|(kind, name)| kind.contains('/') && !name.is_empty())
 }
 
 /// `no`, `always`, `on-failure[:n]`, `unless-stopped`; unknown policies are the daemon's to refuse.
@@ -158,7 +204,11 @@ pub(crate) fn restart_policy(text: &str) -> Result<Json, String> {
         return Ok(json!({"Name": "", "MaximumRetryCount": 0}));
     }
     let (name, count) = match text.split_once(':') {
-        Some(("", _)) => return Err(String::from("invalid restart policy format: no policy provided before colon")),
+        Some(("", _)) => {
+            return Err(String::from(
+                "invalid restart policy format: no policy provided before colon",
+            ));
+        }
         Some((name, count)) => (name, Some(count)),
         None => (text, None),
     };
@@ -180,17 +230,32 @@ mod tests {
         assert_eq!(nano_cpus("1.5"), Ok(1_500_000_000));
         assert_eq!(nano_cpus(".25"), Ok(250_000_000));
         assert_eq!(nano_cpus("2"), Ok(2_000_000_000));
-        assert_eq!(nano_cpus("x").unwrap_err(), "failed to parse x as a rational number");
+        assert_eq!(
+            nano_cpus("x").unwrap_err(),
+            "failed to parse x as a rational number"
+        );
         assert!(nano_cpus("0.0000000001").is_err());
     }
 
     #[test]
     fn ulimits() {
-        assert_eq!(ulimit("nofile=1024:2048").unwrap(), json!({"Name": "nofile", "Hard": 2048, "Soft": 1024}));
-        assert_eq!(ulimit("core=-1").unwrap(), json!({"Name": "core", "Hard": -1, "Soft": -1}));
-        assert_eq!(ulimit("nofile=2:1").unwrap_err(), "ulimit soft limit must be less than or equal to hard limit: 2 > 1");
+        assert_eq!(
+            ulimit("nofile=1024:2048").unwrap(),
+            json!({"Name": "nofile", "Hard": 2048, "Soft": 1024})
+        );
+        assert_eq!(
+            ulimit("core=-1").unwrap(),
+            json!({"Name": "core", "Hard": -1, "Soft": -1})
+        );
+        assert_eq!(
+            ulimit("nofile=2:1").unwrap_err(),
+            "ulimit soft limit must be less than or equal to hard limit: 2 > 1"
+        );
         assert_eq!(ulimit("foo=1").unwrap_err(), "invalid ulimit type: foo");
-        assert_eq!(ulimit("nofile=x").unwrap_err(), "strconv.ParseInt: parsing \"x\": invalid syntax");
+        assert_eq!(
+            ulimit("nofile=x").unwrap_err(),
+            "strconv.ParseInt: parsing \"x\": invalid syntax"
+        );
     }
 
     #[test]
@@ -201,7 +266,10 @@ mod tests {
         );
         assert_eq!(device("/dev/null:r").unwrap()["CgroupPermissions"], "r");
         assert_eq!(device("x").unwrap_err(), "x is not an absolute path");
-        assert_eq!(device("/a:y:z:w").unwrap_err(), "bad format for path: /a:y:z:w");
+        assert_eq!(
+            device("/a:y:z:w").unwrap_err(),
+            "bad format for path: /a:y:z:w"
+        );
         assert_eq!(device("/a:/b:q").unwrap_err(), "bad mode specified: q");
         assert!(check_device_rule("c 1:3 rwm").is_ok() && check_device_rule("c 1:3").is_err());
         assert!(is_cdi_device("nvidia.com/gpu=all") && !is_cdi_device("/dev/x"));
@@ -209,7 +277,10 @@ mod tests {
 
     #[test]
     fn restart() {
-        assert_eq!(restart_policy("on-failure:3").unwrap(), json!({"Name": "on-failure", "MaximumRetryCount": 3}));
+        assert_eq!(
+            restart_policy("on-failure:3").unwrap(),
+            json!({"Name": "on-failure", "MaximumRetryCount": 3})
+        );
         assert!(restart_policy(":3").is_err() && restart_policy("on-failure:x").is_err());
     }
 }

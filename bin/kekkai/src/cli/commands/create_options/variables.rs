@@ -15,14 +15,22 @@ pub(crate) fn check_env(text: &str) -> Result<(), String> {
 }
 
 pub(crate) fn check_label(text: &str) -> Result<(), String> {
-    if text.split('=').next().is_none_or(|name| name.trim().is_empty()) {
+    if text
+        .split('=')
+        .next()
+        .is_none_or(|name| name.trim().is_empty())
+    {
         return Err(format!("invalid label '{text}': empty name"));
     }
     Ok(())
 }
 
 pub(crate) fn check_sysctl(text: &str) -> Result<(), String> {
-    if text.contains('=') { Ok(()) } else { Err(format!("sysctl '{text}' is not allowed")) }
+    if text.contains('=') {
+        Ok(())
+    } else {
+        Err(format!("sysctl '{text}' is not allowed"))
+    }
 }
 
 /// The environment of a container: files first, then flags; a bare name takes our own value.
@@ -78,7 +86,8 @@ fn read_file(path: &str, from_environment: bool) -> Result<Vec<String>, String> 
         std::io::ErrorKind::PermissionDenied => format!("open {path}: permission denied"),
         _ => format!("open {path}: {error}"),
     })?;
-    parse_lines(&content, from_environment).map_err(|why| format!("invalid env file ({path}): {why}"))
+    parse_lines(&content, from_environment)
+        .map_err(|why| format!("invalid env file ({path}): {why}"))
 }
 
 fn parse_lines(content: &[u8], from_environment: bool) -> Result<Vec<String>, String> {
@@ -88,7 +97,8 @@ fn parse_lines(content: &[u8], from_environment: bool) -> Result<Vec<String>, St
         if line.len() > MAX_LINE {
             return Err(String::from("bufio.Scanner: token too long"));
         }
-        let line = std::str::from_utf8(line).map_err(|_| format!("invalid utf8 bytes at line {}: {line:?}", index + 1))?;
+        let line = std::str::from_utf8(line)
+            .map_err(|_| format!("invalid utf8 bytes at line {}: {line:?}", index + 1))?;
         let line = line.strip_suffix('\r').unwrap_or(line).trim_start();
         if line.is_empty() || line.starts_with('#') {
             continue;
@@ -106,7 +116,9 @@ fn parse_lines(content: &[u8], from_environment: bool) -> Result<Vec<String>, St
         }
         match value {
             Some(value) => pairs.push(format!("{name}={value}")),
-            None if from_environment => pairs.extend(environment(name).map(|value| format!("{name}={value}"))),
+            None if from_environment => {
+                pairs.extend(environment(name).map(|value| format!("{name}={value}")))
+            }
             None => pairs.push(name.to_owned()),
         }
     }
@@ -119,10 +131,20 @@ mod tests {
 
     #[test]
     fn files() {
-        let lines = parse_lines(b"\xef\xbb\xbf# c\n\nA=1\r\n  B=x y=z\nNOT_SET_ANYWHERE\n", true).unwrap();
+        let lines = parse_lines(
+            b"\xef\xbb\xbf# c\n\nA=1\r\n  B=x y=z\nNOT_SET_ANYWHERE\n",
+            true,
+        )
+        .unwrap();
         assert_eq!(lines, ["A=1", "B=x y=z"]);
-        assert_eq!(parse_lines(b"A B=1\n", true).unwrap_err(), "variable 'A B' contains whitespaces");
-        assert_eq!(parse_lines(b"=1\n", true).unwrap_err(), "no variable name on line '=1'");
+        assert_eq!(
+            parse_lines(b"A B=1\n", true).unwrap_err(),
+            "variable 'A B' contains whitespaces"
+        );
+        assert_eq!(
+            parse_lines(b"=1\n", true).unwrap_err(),
+            "no variable name on line '=1'"
+        );
         assert_eq!(parse_lines(b"a\nb=c\n", false).unwrap(), ["a", "b=c"]);
     }
 
