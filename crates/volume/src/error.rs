@@ -78,6 +78,12 @@ pub enum VolumeError {
         /// The path in the image.
         path: PathBuf,
     },
+    /// The image has a file where the volume is to be.
+    #[error("source {} is not directory", path.display())]
+    OverFile {
+        /// The path in the image.
+        path: PathBuf,
+    },
     /// The file system failed.
     #[error("{operation} {}: {source}", path.display())]
     Io {
@@ -105,9 +111,10 @@ impl VolumeError {
             | VolumeError::MissingOption { .. }
             | VolumeError::Unsupported { .. } => ErrorClass::InvalidArgument,
             VolumeError::Metadata(error) => error.class(),
-            VolumeError::Mount { .. } | VolumeError::TooDeep { .. } | VolumeError::Io { .. } => {
-                ErrorClass::Internal
-            }
+            VolumeError::Mount { .. }
+            | VolumeError::OverFile { .. }
+            | VolumeError::TooDeep { .. }
+            | VolumeError::Io { .. } => ErrorClass::Internal,
         }
     }
 

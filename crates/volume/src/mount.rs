@@ -4,9 +4,10 @@
 //! all of them see the same file system, and so that it survives a restart of the daemon.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use kekkai_sys::mount::MountAttributes;
 use kekkai_types::VolumeName;
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
@@ -119,6 +120,11 @@ impl LocalMount {
         Ok(Some(mount))
     }
 
+    /// Whether its content goes with the mount.
+    pub(crate) fn is_tmpfs(&self) -> bool {
+        self.kind == Kind::Tmpfs
+    }
+
     /// Mounts it on `target`.
     pub(crate) fn mount(&self, target: &Path) -> Result<(), VolumeError> {
         self.try_mount(target).map_err(|errno| VolumeError::Mount {
@@ -144,15 +150,19 @@ impl LocalMount {
                 fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, self.mount_flags())?
             }
             Kind::Bind { recursive } => {
-                if !self.data.is_empty() || self.attributes != Attributes::default() {
-                    // Attributes of a bind would silently not be applied (mount(8) needs a second step for them).
+                if !self.data.is_empty() {
                     return Err(Errno::INVAL);
                 }
                 let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
                 if recursive {
                     flags |= OpenTreeFlags::AT_RECURSIVE;
                 }
-                open_tree(CWD, self.device.as_str(), flags)?
+                let mount = open_tree(CWD, self.device.as_str(), flags)?;
+                let attributes = MountAttributes::new(self.mount_flags().bits().into(), 0, 0);
+                if !attributes.is_empty() {
+                    kekkai_sys::mount::set_attributes(mount.as_fd(), &attributes, recursive)?;
+                }
+                mount
             }
         };
         move_mount(

@@ -17,7 +17,7 @@ use crate::model::{
     ANONYMOUS_LABEL, CreateVolume, Document, PruneReport, PruneScope, Volume, VolumeFilter,
 };
 use crate::mount::{self, LocalMount};
-use crate::populate;
+use crate::populate::{self, Outcome, Placement};
 
 /// The only driver.
 const LOCAL: &str = "local";
@@ -231,10 +231,44 @@ impl VolumeStore {
         root: BorrowedFd<'_>,
         path: &Path,
     ) -> Result<bool, VolumeError> {
-        if !self.lock().contains_key(name) {
-            return Err(VolumeError::NotFound(name.to_string()));
+        let directory = self.root.join(name.as_str());
+        let placement = {
+            let volumes = self.lock();
+            let entry = volumes
+                .get(name)
+                .ok_or_else(|| VolumeError::NotFound(name.to_string()))?;
+            match LocalMount::parse(name, &entry.document.options)? {
+                // What was copied there would be gone with the mount, before the container starts.
+                Some(local) if local.is_tmpfs() => return Ok(false),
+                Some(local) => {
+                    if entry.active.is_empty() && !mount::is_mounted(&self.data(name))? {
+                        local.mount(&self.data(name))?;
+                    }
+                    Placement::InPlace
+                }
+                None if entry.active.is_empty() => Placement::Exchange,
+                None => Placement::InPlace,
+            }
+        };
+        let outcome = populate::copy(&directory, root, path, placement);
+        // Under the lock nobody starts with the directory while it is exchanged.
+        let volumes = self.lock();
+        let unused = volumes
+            .get(name)
+            .is_none_or(|entry| entry.active.is_empty());
+        let has_mount = volumes
+            .get(name)
+            .is_some_and(|entry| !entry.document.options.is_empty());
+        if has_mount && unused {
+            mount::unmount(&self.data(name))?;
         }
-        populate::populate(&self.root.join(name.as_str()), root, path)
+        match outcome? {
+            Outcome::Nothing => Ok(false),
+            Outcome::InPlace => Ok(true),
+            Outcome::Beside(copied) if unused => copied.put_in_place(&directory),
+            // A container has started with the empty directory meanwhile: it keeps it, as if it had been first.
+            Outcome::Beside(copied) => copied.discard().map(|()| false),
+        }
     }
 
     /// Removes a volume that no container has. `force` ignores one that is not there.
@@ -287,10 +321,10 @@ impl VolumeStore {
         Ok(report)
     }
 
-    /// The bytes a volume's files take (`st_blocks`); what cannot be read counts as nothing.
+    /// The bytes of a volume's files; what cannot be read counts as nothing.
     #[must_use]
     pub fn size(&self, name: &VolumeName) -> u64 {
-        populate::disk_usage(&self.data(name))
+        populate::total_size(&self.data(name))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeName, Entry>> {
@@ -476,7 +510,7 @@ fn adopted(name: &VolumeName, entry: &std::fs::DirEntry) -> Document {
 }
 
 /// 64 random hexadecimal digits, as Docker names what nobody named.
-fn random_name() -> VolumeName {
+pub(crate) fn random_name() -> VolumeName {
     // A container's identifier has exactly this form, and is a volume's name by its alphabet.
     let text = ContainerId::random().to_string();
     match text.parse() {
