@@ -55,6 +55,8 @@ pub struct EngineConfig {
     pub version: String,
     /// Build id.
     pub git_commit: String,
+    /// Fail points of the crash suite (`KEKKAI_FAILPOINTS`), for the engine and for a keeper that it starts.
+    pub failpoints: String,
     /// How long `stop_all` gives each container beyond its own time-out.
     pub shutdown_grace: Duration,
 }
@@ -135,6 +137,7 @@ impl EngineConfig {
             labels: BTreeMap::new(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             git_commit: String::new(),
+            failpoints: String::new(),
             shutdown_grace: Duration::from_secs(5),
         }
     }

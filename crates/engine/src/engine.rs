@@ -640,3 +640,17 @@ impl Engine {
         &self.inner.config.labels
     }
 }
+
+/// For tests and for uninstalling.
+impl Engine {
+    /// Removes the bridge, the table, and rules in foreign chains. No container may run.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn destroy_network(&self) -> Result<(), EngineError> {
+        match &self.inner.network {
+            Some(network) => network.destroy().map_err(|error| crate::net::network_error(&error)),
+            None => Ok(()),
+        }
+    }
+}

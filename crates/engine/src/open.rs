@@ -51,6 +51,7 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>, EngineError
 }
 
 fn open_blocking(config: EngineConfig) -> Result<Arc<Inner>, EngineError> {
+    crate::failpoint::configure(&config.failpoints);
     make_directory(&config.data_root, 0o711)?;
     make_directory(&config.data_root.join("containers"), 0o710)?;
     make_directory(&config.data_root.join("trash"), 0o700)?;
@@ -183,7 +184,7 @@ fn connect_keeper(
         keeper_exe: config.keeper_binary.clone(),
         build: format!("{} {}", config.version, config.git_commit),
         spill_dir: config.data_root.join("trash"),
-        failpoints: String::new(),
+        failpoints: config.failpoints.clone(),
     };
     let (directory, owner) = (Arc::clone(directory), Arc::clone(owner));
     let handle = tokio::runtime::Handle::current();

@@ -1,0 +1,5 @@
+//! The engine with all its parts, on real containers. Needs root and the built `kekkai-keeper`; every test has an engine
+//! of its own: roots, cgroup parent, bridge, table, address range.
+
+mod lifecycle;
+mod support;
