@@ -125,18 +125,16 @@ fn word(set: u64, shift: u32) -> u32 {
 pub fn limit_bounding(keep: u64) -> Result<()> {
     for capability in (0..64u32).filter(|capability| keep & (1 << capability) == 0) {
         // SAFETY: integers only.
-        match check(
-            unsafe {
-                libc::prctl(
-                    libc::PR_CAPBSET_DROP,
-                    libc::c_ulong::from(capability),
-                    0,
-                    0,
-                    0,
-                )
-            }
-            .into(),
-        ) {
+        let result = unsafe {
+            libc::prctl(
+                libc::PR_CAPBSET_DROP,
+                libc::c_ulong::from(capability),
+                0,
+                0,
+                0,
+            )
+        };
+        match check(result.into()) {
             Ok(_) => {}
             // Past the last capability of this kernel.
             Err(Errno::INVAL) => break,
@@ -152,18 +150,16 @@ pub fn limit_bounding(keep: u64) -> Result<()> {
 /// `EPERM` for a capability that is not both permitted and inheritable.
 pub fn set_ambient(ambient: u64) -> Result<()> {
     // SAFETY: integers only.
-    match check(
-        unsafe {
-            libc::prctl(
-                libc::PR_CAP_AMBIENT,
-                libc::PR_CAP_AMBIENT_CLEAR_ALL,
-                0,
-                0,
-                0,
-            )
-        }
-        .into(),
-    ) {
+    let result = unsafe {
+        libc::prctl(
+            libc::PR_CAP_AMBIENT,
+            libc::PR_CAP_AMBIENT_CLEAR_ALL,
+            0,
+            0,
+            0,
+        )
+    };
+    match check(result.into()) {
         Ok(_) => {}
         Err(Errno::INVAL) if ambient == 0 => return Ok(()),
         Err(error) => return Err(error),
@@ -171,18 +167,16 @@ pub fn set_ambient(ambient: u64) -> Result<()> {
     for capability in (0..64u32).filter(|capability| ambient & (1 << capability) != 0) {
         let capability = libc::c_ulong::from(capability);
         // SAFETY: integers only.
-        check(
-            unsafe {
-                libc::prctl(
-                    libc::PR_CAP_AMBIENT,
-                    libc::PR_CAP_AMBIENT_RAISE,
-                    capability,
-                    0,
-                    0,
-                )
-            }
-            .into(),
-        )?;
+        let result = unsafe {
+            libc::prctl(
+                libc::PR_CAP_AMBIENT,
+                libc::PR_CAP_AMBIENT_RAISE,
+                capability,
+                0,
+                0,
+            )
+        };
+        check(result.into())?;
     }
     Ok(())
 }

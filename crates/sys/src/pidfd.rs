@@ -80,9 +80,8 @@ pub fn exit_status(pidfd: BorrowedFd<'_>) -> Result<Option<i32>> {
         ..PidfdInfo::default()
     };
     // SAFETY: the kernel writes at most the 64 bytes that the request's number names.
-    match check(
-        unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) }.into(),
-    ) {
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO as _, &raw mut info) };
+    match check(result.into()) {
         Ok(_) if info.mask & PIDFD_INFO_EXIT != 0 => Ok(Some(info.exit_code)),
         Ok(_) => Ok(None),
         // A live process whose kernel knows the request answers without EXIT; ESRCH: reaped before we asked, and the

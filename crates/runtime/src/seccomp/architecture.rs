@@ -94,9 +94,10 @@ impl Architecture {
         }
     }
 
-    /// Whether arguments have 64 bits.
+    /// Whether arguments are compared with all of their 64 bits. x32 calls pass 64-bit registers, but libseccomp counts it
+    /// as a 32-bit architecture.
     pub(super) fn wide(self) -> bool {
-        self != Self::X86
+        self == Self::X86_64
     }
 
     /// The number of the call of this name, if this architecture has it.

@@ -13,6 +13,7 @@ use kekkai_oci::runtime::{
 
 use super::Program;
 use super::architecture::{Architecture, X32_BIT};
+use super::compact::compact;
 use crate::PlanError;
 
 /// One instruction: code, jump if true, jump if false, operand.
@@ -118,6 +119,7 @@ pub(crate) fn compile(section: &LinuxSeccomp) -> Result<Program, PlanError> {
         rest = section;
     }
     instructions.extend(rest);
+    let instructions = compact(instructions);
     if instructions.len() > LONGEST {
         return Err(PlanError::Invalid {
             field: "linux.seccomp",

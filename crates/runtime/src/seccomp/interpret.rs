@@ -35,6 +35,7 @@ pub(crate) fn interpret(
             0x15 => jump(accumulator == k),
             0x25 => jump(accumulator > k),
             0x35 => jump(accumulator >= k),
+            0x45 => jump(accumulator & k != 0),
             0x06 => return (k, steps),
             _ => panic!("instruction {code:#x}"),
         }

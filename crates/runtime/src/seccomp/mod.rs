@@ -9,8 +9,11 @@
 //! system call newer than all that the profile names answers ENOSYS; dispatch on the number is a balanced tree.
 
 mod architecture;
+mod compact;
 mod compile;
 mod default;
+#[cfg(test)]
+mod docker;
 #[cfg(test)]
 mod interpret;
 mod profile;
