@@ -12,7 +12,9 @@ pub enum ImageError {
     #[error("Multiple IDs found with provided prefix: {0}")]
     Ambiguous(String),
     /// The image exists, of another platform.
-    #[error("image with reference {name} was found but does not provide the specified platform ({wanted})")]
+    #[error(
+        "image with reference {name} was found but does not provide the specified platform ({wanted})"
+    )]
     WrongPlatform {
         /// The name.
         name: String,
@@ -99,7 +101,9 @@ impl Classify for ImageError {
     fn class(&self) -> ErrorClass {
         match self {
             Self::NotFound(_) | Self::WrongPlatform { .. } => ErrorClass::NotFound,
-            Self::Ambiguous(_) | Self::Reference(_) | Self::Invalid(_) => ErrorClass::InvalidArgument,
+            Self::Ambiguous(_) | Self::Reference(_) | Self::Invalid(_) => {
+                ErrorClass::InvalidArgument
+            }
             Self::InUse { .. } => ErrorClass::Conflict,
             Self::Distribution(e) => e.class(),
             Self::Snapshot(e) => e.class(),

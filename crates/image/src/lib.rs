@@ -6,14 +6,23 @@
 
 #![forbid(unsafe_code)]
 
+mod builtin;
+mod catalog;
 mod error;
+mod load;
 mod model;
+mod pull;
+mod remove;
 mod service;
+mod store;
 
 pub use error::ImageError;
-pub use kekkai_distribution::{Credentials, LoginOutcome, ProgressSink, PullEvent, PullProgress, RegistryConfig, Secret, no_progress};
+pub use kekkai_distribution::{
+    Credentials, LoginOutcome, ProgressSink, PullEvent, PullProgress, RegistryConfig, Secret,
+    no_progress,
+};
 pub use model::{
-    BUILTIN_NAME, HistoryLine, Image, ImageServiceConfig, ImageUser, ListFilter, LoadedImage, PruneReport, PullOutcome, RemoveOptions,
-    RemovedItem,
+    BUILTIN_NAME, HistoryLine, Image, ImageServiceConfig, ImageUser, ListFilter, LoadedImage,
+    PruneReport, PullOutcome, RemoveOptions, RemovedItem,
 };
 pub use service::ImageService;
