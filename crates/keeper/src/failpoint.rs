@@ -4,6 +4,7 @@
 //! `name=kill;name=sleep(250)` (commas will do as well; `abort` is the same as `kill`). Each fires once per keeper and
 //! guardian pair: what has fired is written to the state table first, so that a restarted keeper gets past it.
 
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -85,6 +86,12 @@ pub(crate) fn rearm(fired: std::fs::File) {
         let old = std::mem::replace(&mut *armed.fired.lock().unwrap_or_else(PoisonError::into_inner), fired);
         std::mem::forget(old);
     }
+}
+
+/// The table's descriptor, if any point is armed.
+pub(crate) fn table() -> Option<i32> {
+    let armed = ARMED.get()?;
+    Some(armed.fired.lock().unwrap_or_else(PoisonError::into_inner).as_raw_fd())
 }
 
 /// Does what the fail point is armed for, which is nothing outside of tests.

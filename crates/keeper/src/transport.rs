@@ -4,6 +4,8 @@
 //! protocol's bounds is accepted; a memfd that is not sealed is refused, for its owner could change it while we read.
 
 use std::borrow::Cow;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use kekkai_sys::{Errno, memfd, socket};
@@ -72,7 +74,39 @@ pub(crate) fn send(
 /// # Errors
 /// See [`ReceiveError`]. Descriptors of a refused message are closed.
 pub(crate) fn receive<'a>(socket: impl AsFd, buffer: &'a mut [u8]) -> Result<Message<'a>, ReceiveError> {
-    let received = match socket::receive(socket, buffer) {
+    parse(socket::receive(socket, buffer), buffer)
+}
+
+/// As [`receive`], but leaves the message where it is (the descriptors are duplicates), until [`discard`].
+///
+/// # Errors
+/// As [`receive`].
+pub(crate) fn peek<'a>(socket: impl AsFd, buffer: &'a mut [u8]) -> Result<Message<'a>, ReceiveError> {
+    parse(peek_raw(socket, buffer), buffer)
+}
+
+fn peek_raw(socket: impl AsFd, buffer: &mut [u8]) -> Result<socket::Received, Errno> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(socket::MAX_FDS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::PEEK | RecvFlags::CMSG_CLOEXEC;
+    let message = recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    let rights = control.drain().filter_map(|part| match part {
+        RecvAncillaryMessage::ScmRights(rights) => Some(rights),
+        _ => None,
+    });
+    let fds = rights.flatten().collect();
+    let truncated = message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    Ok(socket::Received { length: message.bytes, fds, truncated })
+}
+
+/// Takes the message that was looked at out of the socket. Its descriptors are not received again.
+pub(crate) fn discard(socket: impl AsFd) {
+    let _ = rustix::net::recv(socket, &mut [0; 1], rustix::net::RecvFlags::DONTWAIT);
+}
+
+fn parse(received: Result<socket::Received, Errno>, buffer: &[u8]) -> Result<Message<'_>, ReceiveError> {
+    let received = match received {
         Ok(received) if received.length == 0 => return Err(ReceiveError::Closed),
         Ok(received) => received,
         Err(Errno::AGAIN) => return Err(ReceiveError::Empty),
@@ -118,6 +152,14 @@ mod tests {
             assert_eq!((message.header.sequence, message.header.kind), (42, Kind::Request));
             assert_eq!((&*message.body, message.fds.len()), (&body[..], 1));
         }
+        send(&a, Kind::Request, 1, 43, b"x", &[a.as_fd()]).unwrap();
+        send(&a, Kind::Request, 1, 44, b"y", &[]).unwrap();
+        for _ in 0..2 {
+            let message = peek(&b, &mut buffer).unwrap();
+            assert_eq!((message.header.sequence, message.fds.len()), (43, 1));
+        }
+        discard(&b);
+        assert_eq!(receive(&b, &mut buffer).unwrap().header.sequence, 44);
         assert_eq!(send(&a, Kind::Request, 1, 1, &vec![0; MAX_BODY + 1], &[]), Err(Errno::MSGSIZE));
         drop(a);
         assert!(matches!(receive(&b, &mut buffer), Err(ReceiveError::Closed)));

@@ -137,6 +137,7 @@ fn every_step() {
         "start.answered", "attach.recorded", "exit.seen", "exit.reaped", "exit.drained", "exit.stored", "exit.told",
         "forget.before", "forget.after",
     ] {
+        println!("{point}");
         let rig = Rig::with_failpoints(&format!("{point}=kill;resume.adopted=kill"));
         let options = Options { stdin: StdinMode::Once, ..Options::default() };
         let container = rig.container(&["sh", "-c", "cat; echo done; exit 3"], &options);

@@ -30,7 +30,7 @@ pub(crate) struct Shared {
     pub(crate) listener: FdNumber,
     /// An eventfd: the guardian has reaped something.
     pub(crate) notes: FdNumber,
-    /// Where the first keeper says that it serves; -1 for later ones.
+    /// Where a keeper says that it serves; whoever started the first one listens.
     pub(crate) ready: FdNumber,
 }
 
@@ -42,7 +42,7 @@ impl Shared {
 }
 
 /// The guardian's life. Ends with the exit status of the process.
-pub(crate) fn guard(settings: &Settings, mut shared: Shared, first: u32) -> i32 {
+pub(crate) fn guard(settings: &Settings, shared: Shared, first: u32) -> i32 {
     signal::block_all();
     let _ = process::set_child_subreaper(true);
     let _ = process::set_name(c"kekkai-guardian");
@@ -60,9 +60,13 @@ pub(crate) fn guard(settings: &Settings, mut shared: Shared, first: u32) -> i32 
             pause = (pause * 2).min(Duration::from_secs(2));
             continue;
         };
+        let pid = keeper.pid;
+        // The keeper closes whatever its table does not name, this pidfd too. Closing it here could hit another
+        // descriptor that has its number by then.
+        std::mem::forget(keeper);
         let status = loop {
             match process::reap_any() {
-                Ok(Some((pid, status))) if pid == keeper.pid => break status,
+                Ok(Some((ended, status))) if ended == pid => break status,
                 Ok(Some((pid, status))) => {
                     // On kernels without PIDFD_INFO_EXIT this is how the keeper learns of it.
                     drop(table.note_reaped(reaped, pid, status, now()));
@@ -73,12 +77,10 @@ pub(crate) fn guard(settings: &Settings, mut shared: Shared, first: u32) -> i32 
                 Ok(None) | Err(_) => drop(signal::wait(Some(Duration::from_secs(60)))),
             }
         };
-        drop(keeper);
         if status == SHUTDOWN << 8 {
             return 0;
         }
         generation = generation.wrapping_add(1);
-        shared.ready = -1;
         if born.elapsed() < SHORT_LIFE {
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_secs(2));
@@ -105,10 +107,10 @@ fn keep(settings: &Settings, shared: Shared, generation: u32) -> i32 {
             return 1;
         }
     };
-    if shared.ready >= 0
-        && let Ok(ready) = kekkai_sys::fd::inherited(shared.ready)
-    {
+    if let Ok(ready) = kekkai_sys::fd::inherited(shared.ready) {
         let _ = rustix::io::write(ready.as_fd(), b"+");
+        // It stays open, so that its number is nobody else's.
+        std::mem::forget(ready);
     }
     let end = keeper.run();
     // Nothing of it may be closed: this table is not ours alone.
@@ -117,7 +119,6 @@ fn keep(settings: &Settings, shared: Shared, generation: u32) -> i32 {
         End::Shutdown => SHUTDOWN,
         // The former guardian is gone: this process, whose children the containers are, takes its place.
         End::Promote => {
-            let shared = Shared { ready: -1, ..shared };
             let status = guard(settings, shared, generation.wrapping_add(1));
             settings.clean_up();
             status

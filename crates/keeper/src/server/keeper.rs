@@ -97,6 +97,8 @@ pub(crate) enum Timer {
     TellExit(usize, u32),
     /// Look for children that nobody knows.
     Reap,
+    /// Kill children that nobody knows.
+    KillUnknown,
     /// All pump threads were at work.
     Stuffed,
     /// Try to become the guardian again.
@@ -242,6 +244,7 @@ impl Keeper {
                 Timer::Cut(slot, pid) => self.cut(slot, pid),
                 Timer::TellExit(slot, pid) => self.tell_exit_late(slot, pid),
                 Timer::Reap => self.reap_unknown(),
+                Timer::KillUnknown => self.kill_unknown(),
                 Timer::Promote => self.guardian_died(),
                 Timer::Stuffed if self.pump.is_stuffed() => drop(self.pump.spawn()),
                 Timer::Stuffed => {}

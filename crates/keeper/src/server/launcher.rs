@@ -85,7 +85,9 @@ pub(crate) fn spawn(sibling: bool) -> Result<Spawned, Errno> {
     let number = theirs.as_raw_fd();
     let child = spawn_copied(flags, None, &mut || {
         // Standard error stays for a last word.
-        if fd::close_all_except(&[0, 1, 2, number]).is_err() {
+        let mut keep = vec![0, 1, 2, number];
+        keep.extend(failpoint::table());
+        if fd::close_all_except(&keep).is_err() {
             return 1;
         }
         let _ = process::set_name(c"kekkai-launcher");

@@ -154,26 +154,31 @@ impl Keeper {
     pub(crate) fn launcher_ready(&mut self, number: u32, buffer: &mut [u8]) {
         let Some(at) = self.launchers.iter().position(|launcher| launcher.number == number) else { return };
         let launcher = &mut self.launchers[at];
-        let message = match transport::receive(&launcher.socket, buffer) {
+        // Looked at, not taken: should this keeper die before it has recorded what came, the next one finds it here.
+        let message = match transport::peek(&launcher.socket, buffer) {
             Ok(message) => message,
             Err(ReceiveError::Empty) => return,
             Err(_) => return self.launcher_died(at),
         };
         let Ok(done) = postcard::from_bytes::<Done>(&message.body) else { return self.launcher_died(at) };
-        let fds = message.fds;
-        let Some(job) = launcher.jobs.iter().position(|(id, _)| *id == message.header.sequence) else { return };
-        let (_, purpose) = launcher.jobs.remove(job);
-        if matches!(purpose, Purpose::Probe) {
-            let lost: Vec<_> = launcher.jobs.drain(..job).collect();
-            for (_, purpose) in lost {
-                if let Purpose::Start(slot) = purpose {
-                    self.start_lost(slot);
-                }
-            }
-            return self.dispatch_jobs();
-        }
+        let (fds, id) = (message.fds, message.header.sequence);
         failpoint::hit("start.launched");
-        self.job_done(purpose, done, fds);
+        if let Some(job) = launcher.jobs.iter().position(|(known, _)| *known == id) {
+            let (_, purpose) = launcher.jobs.remove(job);
+            if matches!(purpose, Purpose::Probe) {
+                let lost: Vec<_> = launcher.jobs.drain(..job).collect();
+                for (_, purpose) in lost {
+                    if let Purpose::Start(slot) = purpose {
+                        self.start_lost(slot);
+                    }
+                }
+            } else {
+                self.job_done(purpose, done, fds);
+            }
+        }
+        if let Some(launcher) = self.launchers.iter().find(|launcher| launcher.number == number) {
+            transport::discard(&launcher.socket);
+        }
         self.dispatch_jobs();
     }
 
@@ -207,6 +212,25 @@ impl Keeper {
         }
     }
 
+    /// Kills children that are neither launchers nor tasks: those that a dead launcher had started and not told of.
+    pub(crate) fn kill_unknown(&mut self) {
+        let starting = |(_, purpose): &(u64, Purpose)| matches!(purpose, Purpose::Start(_) | Purpose::Sibling);
+        if self.launchers.iter().any(|launcher| launcher.jobs.iter().any(starting)) {
+            // One that is being started now would look the same.
+            return self.after(Duration::from_millis(100), Timer::KillUnknown);
+        }
+        let own = std::process::id();
+        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+        for pid in children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()) {
+            let launcher = self.launchers.iter().any(|launcher| launcher.pid == pid);
+            let task = self.tasks.iter().any(|(_, task)| i32::try_from(task.record.pid) == Ok(pid));
+            if let Some(pid) = rustix::process::Pid::from_raw(pid).filter(|_| !launcher && !task) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        self.reap_soon();
+    }
+
     /// A launcher is gone: its job has failed, and half of it may have happened.
     fn launcher_died(&mut self, at: usize) {
         let launcher = self.launchers.remove(at);
@@ -214,6 +238,9 @@ impl Keeper {
         self.record_launchers();
         self.reap_soon();
         let mut kills = Vec::new();
+        if launcher.jobs.iter().any(|(_, purpose)| matches!(purpose, Purpose::Start(_))) {
+            self.after(Duration::from_millis(1), Timer::KillUnknown);
+        }
         for (_, purpose) in launcher.jobs {
             if let Purpose::Start(slot) = &purpose
                 && let Some(task) = self.tasks.get(*slot)

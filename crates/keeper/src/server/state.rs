@@ -232,7 +232,8 @@ impl StateTable {
     pub(crate) fn links(&self) -> Vec<(usize, LinkRecord)> {
         let mut bytes = vec![0; MAX_LINKS * usize::try_from(LINK).unwrap_or(64)];
         let count = self.file.read_at(&mut bytes, LINKS).unwrap_or(0);
-        let records = bytes[..count].chunks_exact(usize::try_from(LINK).unwrap_or(64));
+        // The last record may be the end of the file.
+        let records = bytes[..count].chunks(usize::try_from(LINK).unwrap_or(64));
         records.enumerate().filter_map(|(slot, record)| Some((slot, decode(record)?))).collect()
     }
 
