@@ -133,7 +133,7 @@ impl Daemon {
             std::process::id(),
             id.rsplit('-').next().unwrap_or_default()
         );
-        let gateway = free_subnet()?;
+        let gateway = free_subnet(number)?;
         let mut daemon = Self {
             socket: exec.join("kekkai.sock"),
             base,
@@ -431,7 +431,7 @@ impl Drop for Daemon {
 }
 
 /// A /24 of 10.0.0.0/8 that no interface of this machine is in; kept apart from other test processes by their pid.
-fn free_subnet() -> Result<Ipv4Addr> {
+fn free_subnet(number: u32) -> Result<Ipv4Addr> {
     let routes = std::fs::read_to_string("/proc/net/route")?;
     let taken: Vec<u32> = routes
         .lines()
@@ -439,9 +439,9 @@ fn free_subnet() -> Result<Ipv4Addr> {
         .filter_map(|l| u32::from_str_radix(l.split_whitespace().nth(1)?, 16).ok())
         .map(u32::swap_bytes)
         .collect();
-    let start = std::process::id().wrapping_mul(7) + NEXT.load(Ordering::Relaxed);
+    let start = std::process::id().wrapping_mul(64).wrapping_add(number);
     for i in 0..10_000u32 {
-        let n = (start + i) % 10_000;
+        let n = start.wrapping_add(i) % 10_000;
         let net = u32::from(Ipv4Addr::new(10, 200 + (n / 250) as u8, (n % 250) as u8, 0));
         if !taken.iter().any(|t| t & 0xffff_ff00 == net) {
             return Ok(Ipv4Addr::from(net | 1));
