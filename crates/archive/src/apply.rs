@@ -22,7 +22,7 @@ use crate::{ArchiveError, path_of};
 pub struct Applied {
     /// Entries of the stream.
     pub entries: u64,
-    /// Sizes of its files, summed: what Docker calls the size of a layer.
+    /// Sizes of its files and symlinks, summed: what Docker calls the size of a layer.
     pub size: u64,
     /// Whether the stream has an entry for the root itself.
     pub root: bool,
@@ -179,7 +179,9 @@ impl<'a, R: BufRead> Applier<'a, R> {
                 }
             }
             self.enter_parent(parent)?;
-            self.size = self.size.saturating_add(entry.size);
+            // Docker counts what stat(2) calls the size, of everything but directories.
+            let target = if entry.kind == EntryKind::Symlink { entry.link.len() as u64 } else { 0 };
+            self.size = self.size.saturating_add(entry.size).saturating_add(target);
             match entry.kind {
                 EntryKind::Directory => self.directory(&entry, name)?,
                 EntryKind::File => self.file(&entry, name)?,
