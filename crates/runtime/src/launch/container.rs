@@ -27,6 +27,8 @@ use crate::plan::{ContainerPlan, MountKind, RootfsSource};
 /// `MS_REC | MS_PRIVATE`.
 const OLD_ROOT_PROPAGATION: u64 = 1 << 14 | 1 << 18;
 
+const MS_SLAVE: u64 = 1 << 19;
+
 /// The kernel's flag of a namespace.
 pub(crate) fn flag(kind: NamespaceKind) -> u64 {
     match kind {
@@ -140,11 +142,10 @@ pub(crate) fn launch(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched, F
 
 /// Makes the container's cgroup and sets its limits, ahead of the start.
 pub(crate) fn prepare_cgroup(plan: &ContainerPlan) -> Result<(), Failure> {
-    let group =
-        Cgroup::new(layout()?, &plan.cgroup.path).map_err(|error| cgroup_failure(&error))?;
-    group
-        .create(&plan.cgroup.limits)
-        .map_err(|error| cgroup_failure(&error))
+    let group = Cgroup::new(layout()?, &plan.cgroup.path).map_err(|error| cgroup_failure(&error))?;
+    group.create(&plan.cgroup.limits).map_err(|error| cgroup_failure(&error))?;
+    // Opening the files once makes the kernel set them up: the start finds them ready.
+    group.join().map(drop).map_err(|error| cgroup_failure(&error))
 }
 
 /// What the child joins the cgroup by. One that was prepared is taken as it is, if it still is there in whole.
@@ -187,8 +188,15 @@ pub(crate) fn in_pid_namespace<T>(
 
 fn mount_root(source: &RootfsSource) -> Result<OwnedFd, Failure> {
     match source {
-        RootfsSource::Directory(path) => mount::clone_path(&mounts::c_path(path)?, true)
-            .at(Stage::Rootfs, path.to_string_lossy()),
+        RootfsSource::Directory(path) => {
+            let subject = path.to_string_lossy();
+            let tree = mount::clone_path(&mounts::c_path(path)?, true)
+                .at(Stage::Rootfs, subject.as_ref())?;
+            // The kernel does not pivot to a shared mount.
+            let attributes = mount::MountAttributes::new(0, 0, MS_SLAVE);
+            mount::set_attributes(tree.as_fd(), &attributes, true).at(Stage::Rootfs, subject)?;
+            Ok(tree)
+        }
         RootfsSource::Overlay {
             lower,
             upper,

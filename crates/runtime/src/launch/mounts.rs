@@ -128,7 +128,7 @@ fn cgroup(plan: &ContainerPlan, layout: &Layout, private: bool) -> Result<Prepar
         let group = Cgroup::new(layout, &plan.cgroup.path).map_err(|error| refused(&error))?;
         let directory = group.directories().into_iter().next().unwrap_or_default();
         return Ok(Prepared::Tree {
-            tree: clone_read_only(&directory)?,
+            tree: clone_cgroup(&directory)?,
             directory: true,
         });
     };
@@ -152,18 +152,19 @@ fn cgroup(plan: &ContainerPlan, layout: &Layout, private: bool) -> Result<Prepar
         let part = if private {
             V1::New(hierarchy.controllers.clone())
         } else {
-            V1::Bind(clone_read_only(&hierarchy.mount.join(&plan.cgroup.path))?)
+            V1::Bind(clone_cgroup(&hierarchy.mount.join(&plan.cgroup.path))?)
         };
         hierarchies.push((name, part));
     }
     Ok(Prepared::CgroupV1 { hierarchies, links })
 }
 
-fn clone_read_only(directory: &Path) -> Result<OwnedFd, Failure> {
+/// A copy of the container's own cgroup directory that shares nothing with the host's mount of the hierarchy.
+fn clone_cgroup(directory: &Path) -> Result<OwnedFd, Failure> {
     let subject = || directory.to_string_lossy().into_owned();
-    let path = CString::new(subject())
-        .map_err(|_| Failure::new(Stage::Source, Errno::INVAL, subject()))?;
-    let tree = mount::clone_path(&path, false).at(Stage::Source, subject())?;
+    let tree = mount::clone_path(&c_path(directory)?, false).at(Stage::Source, subject())?;
+    let private = MountAttributes::new(0, 0, MS_PRIVATE);
+    mount::set_attributes(tree.as_fd(), &private, false).at(Stage::Source, subject())?;
     Ok(tree)
 }
 

@@ -36,7 +36,7 @@ fn flow(at: usize, (code, jt, jf, k): Instruction) -> Flow {
 }
 
 /// Shares returns and drops what is then never reached.
-pub(super) fn compact(program: Vec<Instruction>) -> Vec<Instruction> {
+pub(super) fn compact(program: &[Instruction]) -> Vec<Instruction> {
     let mut flows: Vec<Flow> = program
         .iter()
         .enumerate()
@@ -117,7 +117,7 @@ mod tests {
             (RETURN, 0, 0, 2),
             (RETURN, 0, 0, 1),
         ];
-        let small = compact(program);
+        let small = compact(&program);
         assert_eq!(
             small,
             [

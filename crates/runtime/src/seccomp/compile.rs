@@ -119,7 +119,7 @@ pub(crate) fn compile(section: &LinuxSeccomp) -> Result<Program, PlanError> {
         rest = section;
     }
     instructions.extend(rest);
-    let instructions = compact(instructions);
+    let instructions = compact(&instructions);
     if instructions.len() > LONGEST {
         return Err(PlanError::Invalid {
             field: "linux.seccomp",
