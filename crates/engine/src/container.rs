@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kekkai_metadata::{Change, Database, Durability, MetadataError, Table};
 use kekkai_network::EndpointRecord;
 use kekkai_types::{ContainerId, DiffId, ExecId, Timestamp};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{RwLock, mpsc, oneshot};
 
 use crate::EngineError;
 use crate::model::{
@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) waiters: Vec<Waiter>,
     /// The compiled plan of the next (or running) start.
     pub(crate) plan: Option<Arc<[u8]>>,
+    /// Whether the work directory in the plan has not been used by any mount.
+    pub(crate) fresh_work: bool,
     pub(crate) exec_ids: Vec<ExecId>,
     /// Its row is deleted: nothing is written any more.
     pub(crate) gone: bool,
@@ -58,6 +60,9 @@ pub(crate) struct Container {
     shared: Mutex<Shared>,
     /// Attach sessions that the keeper may still be sending to.
     pub(crate) sessions: AtomicUsize,
+    /// Held (shared) by copies that have mounted a stopped container's files, and for a moment by a start: two mounts
+    /// of one upper directory are undefined.
+    pub(crate) storage: Arc<RwLock<()>>,
 }
 
 /// What a new handle is made of.
@@ -88,6 +93,7 @@ impl Container {
             endpoint: None,
             waiters: Vec::new(),
             plan: None,
+            fresh_work: false,
             exec_ids: Vec::new(),
             gone: false,
         };
@@ -98,6 +104,7 @@ impl Container {
             commands,
             shared: Mutex::new(shared),
             sessions: AtomicUsize::new(0),
+            storage: Arc::default(),
         };
         (Arc::new(container), queue)
     }

@@ -84,6 +84,10 @@ impl Engine {
         if let Ok(Err(error)) = flushed {
             tracing::warn!(%error, "closing the database");
         }
+        for container in self.inner.directory.all() {
+            // One that is being removed has no owner any more.
+            let _ = container.send(Command::Close);
+        }
     }
 
     /// Stops every container by its signal and time-out (system shutdown), then the keeper.

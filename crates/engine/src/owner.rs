@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Exited(Exit),
     /// Its policy wants it to run after the engine has started.
     Boot,
+    /// The engine closes; the container goes on without an owner until the next daemon.
+    Close,
 }
 
 /// What is left of an earlier run when an owner begins.
@@ -97,8 +99,6 @@ pub(crate) struct Owner {
     pub(crate) removals: Vec<(RemoveOptions, Reply)>,
     /// Resolves when the cgroup of the last run is gone.
     pub(crate) cgroup_gone: Option<oneshot::Receiver<()>>,
-    /// Whether the work directory of the snapshot is still unused.
-    pub(crate) fresh: bool,
     finished: bool,
 }
 
@@ -117,7 +117,6 @@ pub(crate) fn spawn(
         restarts: Vec::new(),
         removals: Vec::new(),
         cgroup_gone: None,
-        fresh: container.lock().plan.is_some(),
         finished: false,
     };
     tokio::spawn(owner.run(queue, cleanup));
@@ -145,8 +144,8 @@ impl Owner {
                 }
             };
             match command {
+                Some(Command::Close) | None => return,
                 Some(command) => Box::pin(self.execute(command)).await,
-                None => return,
             }
         }
         // Whoever still waits in the queue learns that it is gone.
@@ -165,7 +164,7 @@ impl Owner {
             | Command::Pause { reply }
             | Command::Unpause { reply }
             | Command::Remove { reply, .. } => drop(reply.send(Err(gone()))),
-            Command::Exited(_) | Command::Boot => {}
+            Command::Exited(_) | Command::Boot | Command::Close => {}
         }
     }
 
@@ -188,6 +187,7 @@ impl Owner {
             }
             Command::Remove { options, reply } => self.remove(options, reply).await,
             Command::Exited(exit) => self.exited(exit).await,
+            Command::Close => self.finish(),
             Command::Boot => {
                 if let Err(error) = self.start_checked().await {
                     tracing::warn!(container = %self.container.id, %error, "starting by restart policy");

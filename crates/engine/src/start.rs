@@ -50,6 +50,8 @@ impl Owner {
 
     async fn launch(&mut self) -> Result<Launched, EngineError> {
         failpoint::check(failpoint::START_BEGIN)?;
+        let storage = Arc::clone(&self.container.storage);
+        let _exclusive = storage.write().await;
         let requested = Timestamp::now();
         let (inner, container) = (Arc::clone(&self.inner), Arc::clone(&self.container));
         let (name, spec) = {
@@ -97,7 +99,6 @@ impl Owner {
             undo.push(move || inner.janitor.add(Chore::Cgroup { path: cgroup, done: None }));
         }
         failpoint::check(failpoint::START_SENT)?;
-        self.fresh = false;
         let answer = inner.ask(Request::Start(Box::new(request)), fds).await.map_err(|error| start_error(&error))?;
         let Response::Started { pid, at } = answer.response else {
             return Err(EngineError::Internal("the keeper's answer to a start makes no sense".to_owned()));
@@ -108,14 +109,17 @@ impl Owner {
 
     /// The plan's bytes: those of the creation for the first start, a recompiled or patched one afterwards.
     fn plan(&mut self, spec: &ContainerSpec) -> Result<Arc<[u8]>, EngineError> {
-        let cached = self.container.lock().plan.clone();
-        if let (Some(bytes), true) = (&cached, self.fresh) {
+        let (cached, fresh) = {
+            let mut shared = self.container.lock();
+            (shared.plan.clone(), std::mem::take(&mut shared.fresh_work))
+        };
+        if let (Some(bytes), true) = (&cached, fresh) {
             return Ok(Arc::clone(bytes));
         }
         let key = self.container.id.to_string();
         let snapshotter = &self.inner.snapshotter;
-        let mount = if self.fresh { snapshotter.mounts(&key) } else { snapshotter.fresh_work(&key) };
-        let root = plan::rootfs(mount.map_err(|error| EngineError::System(error.to_string()))?);
+        let mount = snapshotter.fresh_work(&key).map_err(|error| EngineError::System(error.to_string()))?;
+        let root = plan::rootfs(mount);
         let internal = |error: kekkai_runtime::PlanError| EngineError::Internal(error.to_string());
         let compiled = match cached {
             Some(bytes) => {

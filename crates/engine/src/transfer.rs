@@ -10,7 +10,7 @@ use bytes::Bytes;
 use kekkai_archive::{ArchiveError, UnpackOptions, pack_path, stat_path, unpack_into};
 use kekkai_types::ErrorClass;
 use rustix::fs::{Mode, OFlags};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedRwLockReadGuard, mpsc};
 
 use crate::EngineError;
 use crate::container::Container;
@@ -59,6 +59,7 @@ fn root(inner: &Inner, container: &Container) -> Result<OwnedFd, EngineError> {
             _ => {}
         }
     }
+    container.lock().fresh_work = false;
     let root = inner
         .snapshotter
         .mount_detached(&container.id.to_string())
@@ -76,8 +77,20 @@ fn root(inner: &Inner, container: &Container) -> Result<OwnedFd, EngineError> {
 fn mount_on(root: std::os::fd::BorrowedFd<'_>, source: &str, destination: &str) -> io::Result<()> {
     let source = std::ffi::CString::new(source)?;
     let tree = kekkai_sys::mount::clone_path(&source, true).map_err(io::Error::from)?;
-    let target = kekkai_sys::beneath::open(root, destination, OFlags::PATH, Mode::empty()).map_err(io::Error::from)?;
+    let target = match kekkai_sys::beneath::open(root, destination, OFlags::PATH, Mode::empty()) {
+        Ok(target) => target,
+        // The place is made at the first start; here it may be too early for that.
+        Err(_) if rustix::fs::fstat(&tree).is_ok_and(|stat| is_directory(&stat)) => {
+            kekkai_sys::beneath::mkdir_all(root, destination, Mode::from_raw_mode(0o755)).map_err(io::Error::from)?
+        }
+        Err(_) => kekkai_sys::beneath::create_file(root, destination, Mode::from_raw_mode(0o644))
+            .map_err(io::Error::from)?,
+    };
     kekkai_sys::mount::attach(tree.as_fd(), target.as_fd()).map_err(io::Error::from)
+}
+
+fn is_directory(stat: &rustix::fs::Stat) -> bool {
+    rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory
 }
 
 async fn blocking<T: Send + 'static>(
@@ -97,12 +110,23 @@ fn stat_in(container: &Container, root: &OwnedFd, path: &str) -> Result<ArchiveS
     })
 }
 
+/// Keeps a stopped container from being started while its files are mounted here.
+async fn hold(container: &Container) -> Option<OwnedRwLockReadGuard<()>> {
+    if container.lifecycle().is_running() {
+        return None;
+    }
+    Some(Arc::clone(&container.storage).read_owned().await)
+}
+
 /// What is at a path of a container.
 pub(crate) async fn stat(inner: Arc<Inner>, container: Arc<Container>, path: String) -> Result<ArchiveStat, EngineError> {
     check_path(&path)?;
+    let held = hold(&container).await;
     blocking(move || {
         let root = root(&inner, &container)?;
-        stat_in(&container, &root, &path)
+        let stat = stat_in(&container, &root, &path);
+        drop((root, held));
+        stat
     })
     .await
 }
@@ -138,6 +162,7 @@ pub(crate) async fn get(
     path: String,
 ) -> Result<(ArchiveStat, ByteStream), EngineError> {
     check_path(&path)?;
+    let held = hold(&container).await;
     let (of, at, within) = (Arc::clone(&container), path.clone(), Arc::clone(&inner));
     let (root, stat) = blocking(move || {
         let root = root(&within, &of)?;
@@ -158,6 +183,7 @@ pub(crate) async fn get(
             // Tells the client that the stream is cut.
             drop(pieces.sender.blocking_send(Err(error)));
         }
+        drop((root, held));
     });
     Ok((stat, receiver))
 }
@@ -245,8 +271,10 @@ pub(crate) async fn put(
 ) -> Result<(), EngineError> {
     check_path(&path)?;
     check_writable(&container, &path)?;
+    let held = hold(&container).await;
     let (of, within) = (Arc::clone(&container), Arc::clone(&inner));
     blocking(move || {
+        let _held = held;
         let root = root(&within, &of)?;
         let options = UnpackOptions {
             no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir,

@@ -73,7 +73,11 @@ pub(crate) async fn create(inner: Arc<Inner>, request: CreateContainer) -> Resul
     let files = plan_files(&inner, id, &spec);
     let compiled = plan::compile(&inner, id, &spec, plan::rootfs(mount), &files)?;
     let bytes = compiled.to_bytes().map_err(|error| EngineError::Internal(error.to_string()))?;
-    container.lock().plan = Some(Arc::from(bytes));
+    {
+        let mut shared = container.lock();
+        shared.plan = Some(Arc::from(bytes));
+        shared.fresh_work = true;
+    }
     failpoint::check(failpoint::CREATE_PLANNED)?;
 
     let durability = if spec.host.auto_remove { Durability::Process } else { Durability::PowerCut };

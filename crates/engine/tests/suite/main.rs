@@ -1,5 +1,10 @@
 //! The engine with all its parts, on real containers. Needs root and the built `kekkai-keeper`; every test has an engine
 //! of its own: roots, cgroup parent, bridge, table, address range.
 
+mod failures;
+mod files;
 mod lifecycle;
+mod options;
+mod recovery;
+mod sessions;
 mod support;

@@ -64,9 +64,15 @@ impl Bench {
         self.engine.as_ref().expect("the engine is open")
     }
 
-    /// A second daemon on the same state, as after a restart. The first is dropped as if it had died.
+    /// The daemon's end, which containers do not notice.
+    pub(crate) async fn crash(&mut self) {
+        if let Some(engine) = self.engine.take() {
+            engine.close().await;
+        }
+    }
+
+    /// A second daemon on the same state, as after a restart.
     pub(crate) async fn reopen(&mut self) {
-        drop(self.engine.take());
         // The database belongs to the old one until its last task has ended.
         for attempt in 0.. {
             match Engine::open(self.config.clone()).await {
@@ -118,10 +124,40 @@ impl Bench {
     }
 }
 
+/// A test that failed leaves nothing behind either.
+impl Drop for Bench {
+    fn drop(&mut self) {
+        let Some(engine) = self.engine.take() else { return };
+        let exec_root = self.config.exec_root.to_string_lossy().into_owned();
+        for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let words = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+            if words.contains("keeper") && words.split('\0').any(|word| word == exec_root) {
+                let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+        let _ = engine.destroy_network();
+        remove_cgroups(&self.config.cgroup_parent);
+        let _ = std::fs::remove_dir_all(&self.config.exec_root);
+    }
+}
+
 fn remove_cgroups(parent: &str) {
     if let Ok(layout) = kekkai_cgroups::detect()
         && let Ok(cgroup) = kekkai_cgroups::Cgroup::new(&layout, parent)
     {
+        for directory in cgroup.directories() {
+            for child in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+                if child.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    let path = format!("{parent}/{}", child.file_name().to_string_lossy());
+                    if let Ok(cgroup) = kekkai_cgroups::Cgroup::new(&layout, &path) {
+                        let _ = cgroup.kill();
+                        let _ = cgroup.remove();
+                    }
+                }
+            }
+        }
         let _ = cgroup.remove();
     }
 }
