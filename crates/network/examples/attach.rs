@@ -44,11 +44,7 @@ fn settle(service: &NetworkService, count: usize) {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    #[expect(
-        deprecated,
-        reason = "the replacement is unsafe because of flags other than this one"
-    )]
-    rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET)?;
+    kekkai_sys::pidfd::unshare_namespaces(0x4000_0000)?;
     let count: usize = std::env::args().nth(1).map_or(Ok(300), |n| n.parse())?;
     let directory = tempfile::tempdir()?;
     let database = Database::open(&directory.path().join("metadata.db"))?;

@@ -23,7 +23,7 @@ use crate::error::NetworkError;
 use crate::model::PublishedPort;
 use crate::netlink::conntrack::protocol_number;
 use crate::netlink::nft::{
-    ADDRESS_LOCAL, CT_STATE, CT_STATUS, Element, Expression, Field, Hook, META_IIFNAME,
+    ADDRESS_LOCAL, CT_STATE, CT_STATUS, Element, Expression, Field, Hook, KeyOrder, META_IIFNAME,
     META_L4PROTO, META_OIFNAME, R0, R1, R2, R4, STATE_KNOWN, STATUS_DNAT, SetKind, SetSpec,
     Transaction, Verdict,
 };
@@ -45,6 +45,7 @@ const BRIDGES: SetSpec = SetSpec {
     key_length: 16,
     data: None,
     kind: SetKind::Exact,
+    key_order: KeyOrder::Host,
 };
 const PEERS: SetSpec = SetSpec {
     name: "peers",
@@ -52,6 +53,7 @@ const PEERS: SetSpec = SetSpec {
     key_length: 32,
     data: None,
     kind: SetKind::Exact,
+    key_order: KeyOrder::Network,
 };
 const SUBNETS: SetSpec = SetSpec {
     name: "subnets",
@@ -59,6 +61,7 @@ const SUBNETS: SetSpec = SetSpec {
     key_length: 4,
     data: None,
     kind: SetKind::Interval,
+    key_order: KeyOrder::Network,
 };
 const PUBLISHED: SetSpec = SetSpec {
     name: "published",
@@ -66,6 +69,7 @@ const PUBLISHED: SetSpec = SetSpec {
     key_length: 8,
     data: Some((concat(TYPE_ADDRESS, TYPE_SERVICE), 8)),
     kind: SetKind::Exact,
+    key_order: KeyOrder::Network,
 };
 const PUBLISHED_AT: SetSpec = SetSpec {
     name: "published_at",
@@ -73,6 +77,7 @@ const PUBLISHED_AT: SetSpec = SetSpec {
     key_length: 12,
     data: Some((concat(TYPE_ADDRESS, TYPE_SERVICE), 8)),
     kind: SetKind::Exact,
+    key_order: KeyOrder::Network,
 };
 const SETS: [&SetSpec; 5] = [&BRIDGES, &PEERS, &SUBNETS, &PUBLISHED, &PUBLISHED_AT];
 /// How many chains `install` makes.

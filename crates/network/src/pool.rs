@@ -14,7 +14,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::bridge::Bridge;
 use crate::config::{NetworkConfig, PoolSize, Subnet};
@@ -188,6 +188,23 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Waits until there is something to do. Looking and waiting are under one lock, so that nothing is overlooked.
+    fn next_task(&self) -> Task {
+        let mut state = self.lock();
+        loop {
+            match state.next(Instant::now()) {
+                Next::Task(task) => return task,
+                Next::Wait(time) => {
+                    state = self
+                        .changed
+                        .wait_timeout(state, time)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0;
+                }
+            }
+        }
+    }
 }
 
 /// The pool. Dropping it closes everything that is ready.
@@ -316,18 +333,23 @@ enum Task {
     FillIsolated,
     Bury(Vec<Remains>),
     Drop(Vec<Prepared>, Vec<OwnedFd>),
-    Wait(Duration),
     Stop,
+}
+
+/// What is to be done now, or how long there is nothing.
+enum Next {
+    Task(Task),
+    Wait(Duration),
 }
 
 impl State {
     /// The most urgent thing to do at `now`.
-    fn next_task(&mut self, now: Instant) -> Task {
+    fn next(&mut self, now: Instant) -> Next {
         if self.closed {
-            return Task::Stop;
+            return Next::Task(Task::Stop);
         }
         if let Some(request) = self.requests.pop_front() {
-            return Task::Serve(request);
+            return Next::Task(Task::Serve(request));
         }
         let quiet = now.saturating_duration_since(self.last_take);
         let may_fill = self.retry_at.is_none_or(|at| at <= now);
@@ -345,7 +367,7 @@ impl State {
             ),
         ] {
             if wants && may_fill && (low || quiet >= REFILL_DELAY) {
-                return task;
+                return Next::Task(task);
             }
             if wants {
                 let pause = self
@@ -357,7 +379,7 @@ impl State {
         if !self.remains.is_empty() {
             let age = now.saturating_duration_since(self.remains_since);
             if quiet >= BURY_DELAY || age >= BURY_DEADLINE || self.remains.len() >= BURY_COUNT {
-                return Task::Bury(std::mem::take(&mut self.remains));
+                return Next::Task(Task::Bury(std::mem::take(&mut self.remains)));
             }
             wait = wait
                 .min(BURY_DELAY.saturating_sub(quiet))
@@ -365,9 +387,9 @@ impl State {
         }
         let (bridged, isolated) = (self.bridged.surplus(now), self.isolated.surplus(now));
         if !bridged.is_empty() || !isolated.is_empty() {
-            return Task::Drop(bridged, isolated);
+            return Next::Task(Task::Drop(bridged, isolated));
         }
-        Task::Wait(wait.max(Duration::from_millis(1)))
+        Next::Wait(wait.max(Duration::from_millis(1)))
     }
 }
 
@@ -382,11 +404,17 @@ struct Worker {
 impl Worker {
     fn run(mut self) {
         loop {
-            let task = self.shared.lock().next_task(Instant::now());
+            let task = self.shared.next_task();
             match task {
                 Task::Stop => return self.close(),
                 Task::Serve(Request::Bridged(mac, reply)) => {
-                    let made = self.make(mac, ADDRESS_WAIT);
+                    // One may have become ready since it was asked for.
+                    let ready = if mac.is_none() {
+                        self.shared.lock().bridged.ready.pop_front()
+                    } else {
+                        None
+                    };
+                    let made = ready.map_or_else(|| self.make(mac, ADDRESS_WAIT), Ok);
                     // Whoever asked is gone: its namespace goes with the reply.
                     if let Err(lost) = reply.send(made)
                         && let Ok(prepared) = lost.0
@@ -411,19 +439,6 @@ impl Worker {
                     for prepared in bridged {
                         self.ipam.with(|ipam| ipam.release(prepared.address));
                     }
-                }
-                Task::Wait(time) => {
-                    let mut state = self.shared.lock();
-                    // Looked at again under the lock: a request may have come since.
-                    if state.requests.is_empty() && !state.closed {
-                        state = self
-                            .shared
-                            .changed
-                            .wait_timeout(state, time)
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .0;
-                    }
-                    drop(state);
                 }
             }
         }
@@ -494,6 +509,7 @@ struct Maker {
     host_netns: File,
     host: Socket,
     bridge: Bridge,
+    bridge_name: String,
     mtu: u32,
     inter_container: bool,
     ipv6: bool,
@@ -505,6 +521,7 @@ impl Maker {
             host_netns: current_netns()?,
             host: Socket::route()?,
             bridge: bridge.clone(),
+            bridge_name: config.bridge.clone(),
             mtu: config.mtu,
             inter_container: config.inter_container,
             ipv6: sysctl::exists("ipv6"),
@@ -536,6 +553,14 @@ impl Maker {
             maker.connect(&interface, netns, own_mac)?;
             made = true;
             maker.set_up(&interface, address, mac.is_some())
+        });
+        let wired = wired.and_then(|wired| {
+            for link in [interface.as_str(), self.bridge_name.as_str()] {
+                self.host
+                    .await_running(link)
+                    .map_err(|failure| failure.on(link))?;
+            }
+            Ok(wired)
         });
         match wired {
             Ok(((), netns)) => Ok(Prepared {
@@ -609,7 +634,8 @@ impl Maker {
         batch.up(index);
         batch.add_default_route(subnet.address);
         batch.add_neighbour(index, subnet.address, self.bridge.mac);
-        socket.transact(&batch).map_err(fail)
+        socket.transact(&batch).map_err(fail)?;
+        socket.await_running(CONTAINER_INTERFACE).map_err(fail)
     }
 
     /// Runs `work` in a new namespace and comes back. Nobody sees the namespace unless it succeeds.
@@ -636,12 +662,10 @@ fn container_sysctls() -> Result<(), NetworkError> {
     sysctl::write("ipv4/ping_group_range", "0 2147483647")
 }
 
-#[expect(
-    deprecated,
-    reason = "the replacement is unsafe because of flags other than this one"
-)]
 fn unshare_netns() -> Result<(), NetworkError> {
-    rustix::thread::unshare(UnshareFlags::NEWNET)
+    /// `CLONE_NEWNET`.
+    const NEW_NETWORK: u64 = 0x4000_0000;
+    kekkai_sys::pidfd::unshare_namespaces(NEW_NETWORK)
         .map_err(|errno| NetworkError::kernel("create a network namespace", errno))
 }
 

@@ -240,6 +240,7 @@ fn bind_error(port: &PublishedPort, address: Ipv4Addr, source: std::io::Error) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::lab::lab;
 
     const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
     const CONTAINER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
@@ -263,98 +264,104 @@ mod tests {
 
     #[test]
     fn a_port_is_taken_once() {
-        let mut ports = Ports::new((40000, 40100));
-        let number = free();
-        let wanted = mapping("80/tcp", Some((number, number)));
-        let taken = ports
-            .reserve(std::slice::from_ref(&wanted), LOCAL, CONTAINER)
-            .unwrap();
-        assert_eq!(
-            TcpListener::bind((LOCAL, number)).unwrap_err().kind(),
-            std::io::ErrorKind::AddrInUse
-        );
-        let error = ports
-            .reserve(std::slice::from_ref(&wanted), LOCAL, CONTAINER)
-            .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("Bind for 127.0.0.1:{number} failed: port is already allocated")
-        );
-        let everywhere = PortMapping {
-            host_ip: None,
-            ..wanted.clone()
-        };
-        assert!(matches!(
-            ports.reserve(&[everywhere], Ipv4Addr::UNSPECIFIED, CONTAINER),
-            Err(PortError::Allocated { .. })
-        ));
-        ports.release(&taken);
-        ports.release(&taken);
-        drop(TcpListener::bind((LOCAL, number)).unwrap());
+        lab(|_| {
+            let mut ports = Ports::new((40000, 40100));
+            let number = free();
+            let wanted = mapping("80/tcp", Some((number, number)));
+            let taken = ports
+                .reserve(std::slice::from_ref(&wanted), LOCAL, CONTAINER)
+                .unwrap();
+            assert_eq!(
+                TcpListener::bind((LOCAL, number)).unwrap_err().kind(),
+                std::io::ErrorKind::AddrInUse
+            );
+            let error = ports
+                .reserve(std::slice::from_ref(&wanted), LOCAL, CONTAINER)
+                .unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!("Bind for 127.0.0.1:{number} failed: port is already allocated")
+            );
+            let everywhere = PortMapping {
+                host_ip: None,
+                ..wanted.clone()
+            };
+            assert!(matches!(
+                ports.reserve(&[everywhere], Ipv4Addr::UNSPECIFIED, CONTAINER),
+                Err(PortError::Allocated { .. })
+            ));
+            ports.release(&taken);
+            ports.release(&taken);
+            drop(TcpListener::bind((LOCAL, number)).unwrap());
+        });
     }
 
     #[test]
     fn a_process_in_the_way_is_told_in_dockers_words() {
-        let other = TcpListener::bind((LOCAL, 0)).unwrap();
-        let number = other.local_addr().unwrap().port();
-        let mut ports = Ports::new((40000, 40100));
-        let error = ports
-            .reserve(
-                &[mapping("80/tcp", Some((number, number)))],
-                LOCAL,
-                CONTAINER,
-            )
-            .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!(
-                "failed to bind host port for 127.0.0.1:{number}:10.0.0.2:80/tcp: address already in use"
-            )
-        );
-        let elsewhere = PortMapping {
-            host_ip: Some("192.0.2.77".parse().unwrap()),
-            ..mapping("80/tcp", None)
-        };
-        let error = ports.reserve(&[elsewhere], LOCAL, CONTAINER).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .ends_with("cannot assign requested address"),
-            "{error}"
-        );
+        lab(|_| {
+            let other = TcpListener::bind((LOCAL, 0)).unwrap();
+            let number = other.local_addr().unwrap().port();
+            let mut ports = Ports::new((40000, 40100));
+            let error = ports
+                .reserve(
+                    &[mapping("80/tcp", Some((number, number)))],
+                    LOCAL,
+                    CONTAINER,
+                )
+                .unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "failed to bind host port for 127.0.0.1:{number}:10.0.0.2:80/tcp: address already in use"
+                )
+            );
+            let elsewhere = PortMapping {
+                host_ip: Some("192.0.2.77".parse().unwrap()),
+                ..mapping("80/tcp", None)
+            };
+            let error = ports.reserve(&[elsewhere], LOCAL, CONTAINER).unwrap_err();
+            assert!(
+                error
+                    .to_string()
+                    .ends_with("cannot assign requested address"),
+                "{error}"
+            );
+        });
     }
 
     #[test]
     fn ranges_and_ephemeral_ports() {
-        let mut ports = Ports::new((40200, 40202));
-        let udp = ports
-            .reserve(
-                &[mapping("53/udp", None), mapping("54/udp", None)],
-                LOCAL,
-                CONTAINER,
-            )
-            .unwrap();
-        assert_ne!(udp[0].host_port, udp[1].host_port);
-        assert!(
-            udp.iter()
-                .all(|port| (40200..=40202).contains(&port.host_port))
-        );
-        let mut few = Ports::new((1, 2));
-        let range = Some((40210, 40211));
-        let three = vec![mapping("80/tcp", range); 3];
-        assert!(matches!(
-            few.reserve(&three, LOCAL, CONTAINER),
-            Err(PortError::Exhausted)
-        ));
-        let two = few.reserve(&three[..2], LOCAL, CONTAINER).unwrap();
-        assert_eq!((two[0].host_port, two[1].host_port), (40210, 40211));
-        assert!(matches!(
-            few.reserve(&[mapping("80/sctp", None)], LOCAL, CONTAINER),
-            Err(PortError::Protocol(_))
-        ));
-        assert!(matches!(
-            few.reserve(&[mapping("80/tcp", Some((5, 4)))], LOCAL, CONTAINER),
-            Err(PortError::Range(5, 4))
-        ));
+        lab(|_| {
+            let mut ports = Ports::new((40200, 40202));
+            let udp = ports
+                .reserve(
+                    &[mapping("53/udp", None), mapping("54/udp", None)],
+                    LOCAL,
+                    CONTAINER,
+                )
+                .unwrap();
+            assert_ne!(udp[0].host_port, udp[1].host_port);
+            assert!(
+                udp.iter()
+                    .all(|port| (40200..=40202).contains(&port.host_port))
+            );
+            let mut few = Ports::new((1, 2));
+            let range = Some((40210, 40211));
+            let three = vec![mapping("80/tcp", range); 3];
+            assert!(matches!(
+                few.reserve(&three, LOCAL, CONTAINER),
+                Err(PortError::Exhausted)
+            ));
+            let two = few.reserve(&three[..2], LOCAL, CONTAINER).unwrap();
+            assert_eq!((two[0].host_port, two[1].host_port), (40210, 40211));
+            assert!(matches!(
+                few.reserve(&[mapping("80/sctp", None)], LOCAL, CONTAINER),
+                Err(PortError::Protocol(_))
+            ));
+            assert!(matches!(
+                few.reserve(&[mapping("80/tcp", Some((5, 4)))], LOCAL, CONTAINER),
+                Err(PortError::Range(5, 4))
+            ));
+        });
     }
 }

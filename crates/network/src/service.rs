@@ -295,6 +295,16 @@ impl NetworkService {
         self.pool().map_or(0, |pool| pool.ready())
     }
 
+    /// Ends the service when the daemon does. With containers attached everything stays, so that they keep their network;
+    /// without any it is removed, as [`NetworkService::destroy`] does. Says whether it was.
+    pub fn close(&self) -> Result<bool, NetworkError> {
+        if !lock(&self.endpoints).is_empty() {
+            drop(lock(&self.running).take());
+            return Ok(false);
+        }
+        self.destroy().map(|()| true)
+    }
+
     /// Removes the bridge, the table and the rules in foreign chains, and is of no use afterwards. For tests and uninstalling;
     /// no container may run.
     pub fn destroy(&self) -> Result<(), NetworkError> {

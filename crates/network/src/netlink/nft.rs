@@ -149,6 +149,14 @@ pub(crate) struct SetSpec {
     /// Type and length of a map's value.
     pub(crate) data: Option<(u32, u32)>,
     pub(crate) kind: SetKind,
+    pub(crate) key_order: KeyOrder,
+}
+
+/// The byte order of keys; for display only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeyOrder {
+    Network,
+    Host,
 }
 
 /// How keys are looked up.
@@ -252,6 +260,11 @@ impl Transaction {
                 b.be32(7, length);
             }
             b.be32(10, id);
+            if set.key_order == KeyOrder::Host {
+                // What nft keeps there so that `nft list` shows such keys: kind 0, length 4, 1 for the host's byte order.
+                let [a, b0, c, d] = 1u32.to_ne_bytes();
+                b.attribute(13, &[0, 4, a, b0, c, d]);
+            }
         });
     }
 

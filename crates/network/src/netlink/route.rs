@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
 
 use super::{
     Batch, Failure, Message, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, Socket,
@@ -25,6 +26,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_AF_SPEC: u16 = 26;
@@ -51,7 +53,12 @@ const AF_INET6: u8 = 10;
 /// `IN6_ADDR_GEN_MODE_NONE`.
 const NO_ADDRESS: u8 = 1;
 const IFF_UP: u32 = 1;
+const IF_OPER_UP: u8 = 6;
 const NUD_PERMANENT: u16 = 0x80;
+/// How often it is looked whether a link can send.
+const RUNNING_ATTEMPTS: u32 = 200;
+/// Between two looks.
+const RUNNING_PAUSE: Duration = Duration::from_millis(1);
 /// Loopback's index in every network namespace.
 pub(crate) const LOOPBACK: u32 = 1;
 
@@ -60,6 +67,8 @@ pub(crate) const LOOPBACK: u32 = 1;
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) up: bool,
+    /// Whether packets can be sent: a link that is up still drops them until the kernel has seen its carrier.
+    pub(crate) running: bool,
     pub(crate) name: String,
     pub(crate) alias: String,
     pub(crate) kind: String,
@@ -290,6 +299,7 @@ pub(crate) fn parse_link(message: &Message<'_>) -> Option<Link> {
     Some(Link {
         index: u32_at(message.payload, 4)?,
         up: u32_at(message.payload, 8)? & IFF_UP != 0,
+        running: attribute(list, IFLA_OPERSTATE).and_then(|data| data.first()) == Some(&IF_OPER_UP),
         name: words(IFLA_IFNAME),
         alias: words(IFLA_IFALIAS),
         kind: kind.map(text).unwrap_or_default().to_owned(),
@@ -316,6 +326,19 @@ impl Socket {
             Err(failure) if failure.errno == rustix::io::Errno::NODEV => Ok(None),
             other => other,
         }
+    }
+
+    /// Waits until the link can send. Asking makes the kernel look at the carrier at once (since 6.8; older ones do it by
+    /// themselves a little later); until then the first packets would be lost, and a client waits a second to repeat them.
+    pub(crate) fn await_running(&mut self, name: &str) -> Result<(), Failure> {
+        for _ in 0..RUNNING_ATTEMPTS {
+            match self.link(name)? {
+                Some(link) if !link.running => std::thread::sleep(RUNNING_PAUSE),
+                _ => return Ok(()),
+            }
+        }
+        // It is used all the same: it will come up.
+        Ok(())
     }
 
     /// Every link of the namespace.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use kekkai_metadata::Database;
 use kekkai_types::{ContainerId, PortMapping};
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::config::{NetworkConfig, PoolSize, Subnet};
 use crate::model::{Endpoint, EndpointRequest, MacAddress};
@@ -21,25 +21,24 @@ use crate::service::NetworkService;
 use crate::sysctl;
 
 /// The host's address towards the outside, and the outside's.
-pub(super) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-pub(super) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
 /// The bridge's.
-pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+pub(crate) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a packet may be lost before we believe it.
 const SILENCE: Duration = Duration::from_millis(400);
 
-#[expect(deprecated, reason = "see pool.rs")]
 fn unshare() {
-    rustix::thread::unshare(UnshareFlags::NEWNET).unwrap();
+    kekkai_sys::pidfd::unshare_namespaces(0x4000_0000).unwrap();
 }
 
-pub(super) fn current() -> OwnedFd {
+pub(crate) fn current() -> OwnedFd {
     File::open("/proc/thread-self/ns/net").unwrap().into()
 }
 
 /// Runs `work` in another network namespace, on a thread of its own.
-pub(super) fn inside<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn inside<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -51,14 +50,14 @@ pub(super) fn inside<T: Send>(netns: BorrowedFd<'_>, work: impl FnOnce() -> T + 
     })
 }
 
-pub(super) struct Lab {
-    pub(super) outside: OwnedFd,
-    pub(super) database: Database,
-    pub(super) directory: tempfile::TempDir,
+pub(crate) struct Lab {
+    pub(crate) outside: OwnedFd,
+    pub(crate) database: Database,
+    pub(crate) directory: tempfile::TempDir,
 }
 
 /// Runs a test in a new laboratory; the thread it runs on is in the host's namespace.
-pub(super) fn lab(test: impl FnOnce(&Lab) + Send) {
+pub(crate) fn lab(test: impl FnOnce(&Lab) + Send) {
     if !rustix::process::geteuid().is_root() {
         return println!("skipped: needs root");
     }
@@ -118,10 +117,14 @@ fn wire(outside: BorrowedFd<'_>) {
         batch.add_address(index, Subnet::new(OUTSIDE, 24));
         batch.up(index);
         socket.transact(&batch).unwrap();
+        socket.await_running("eth0").unwrap();
     });
+    for link in ["up0", "uplink"] {
+        socket.await_running(link).unwrap();
+    }
 }
 
-pub(super) fn config() -> NetworkConfig {
+pub(crate) fn config() -> NetworkConfig {
     NetworkConfig {
         bridge: "kkt0".into(),
         bip: Some(Subnet::new(GATEWAY, 24)),
@@ -132,18 +135,18 @@ pub(super) fn config() -> NetworkConfig {
 }
 
 impl Lab {
-    pub(super) fn start(&self) -> NetworkService {
+    pub(crate) fn start(&self) -> NetworkService {
         self.start_with(config())
     }
 
-    pub(super) fn start_with(&self, config: NetworkConfig) -> NetworkService {
+    pub(crate) fn start_with(&self, config: NetworkConfig) -> NetworkService {
         let service = NetworkService::open(config, &self.database).unwrap();
         assert!(service.adopt(&[]).unwrap().is_empty());
         service
     }
 }
 
-pub(super) fn request(ports: &[&str]) -> EndpointRequest {
+pub(crate) fn request(ports: &[&str]) -> EndpointRequest {
     EndpointRequest {
         container: ContainerId::random(),
         name: "web".into(),
@@ -167,12 +170,12 @@ fn mapping(text: &str) -> PortMapping {
     }
 }
 
-pub(super) fn attach(service: &NetworkService, ports: &[&str]) -> Endpoint {
+pub(crate) fn attach(service: &NetworkService, ports: &[&str]) -> Endpoint {
     service.attach(&request(ports)).unwrap()
 }
 
 /// A server that lets go of its namespace when dropped.
-pub(super) struct Server {
+pub(crate) struct Server {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -186,7 +189,7 @@ impl Drop for Server {
 
 /// A TCP server in a namespace that answers each connection with the address it came from.
 #[must_use]
-pub(super) fn serve(netns: BorrowedFd<'_>, address: (Ipv4Addr, u16)) -> Server {
+pub(crate) fn serve(netns: BorrowedFd<'_>, address: (Ipv4Addr, u16)) -> Server {
     let listener = inside(netns, || TcpListener::bind(address).unwrap());
     listener.set_nonblocking(true).unwrap();
     let stop = Arc::new(AtomicBool::new(false));
@@ -206,7 +209,7 @@ pub(super) fn serve(netns: BorrowedFd<'_>, address: (Ipv4Addr, u16)) -> Server {
 }
 
 /// A UDP server that answers with the address and the text it got; what it says first is told to the receiver.
-pub(super) fn serve_udp(netns: BorrowedFd<'_>, port: u16) -> Receiver<String> {
+pub(crate) fn serve_udp(netns: BorrowedFd<'_>, port: u16) -> Receiver<String> {
     let socket = inside(netns, || {
         UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port)).unwrap()
     });
@@ -227,14 +230,14 @@ pub(super) fn serve_udp(netns: BorrowedFd<'_>, port: u16) -> Receiver<String> {
 }
 
 /// The address under which a server saw us, or why it could not be reached.
-pub(super) fn call(
+pub(crate) fn call(
     netns: BorrowedFd<'_>,
     address: (Ipv4Addr, u16),
 ) -> Result<String, std::io::ErrorKind> {
     inside(netns, || call_here(address))
 }
 
-pub(super) fn call_here(address: (Ipv4Addr, u16)) -> Result<String, std::io::ErrorKind> {
+pub(crate) fn call_here(address: (Ipv4Addr, u16)) -> Result<String, std::io::ErrorKind> {
     let mut stream =
         TcpStream::connect_timeout(&SocketAddr::from(address), SILENCE).map_err(|e| e.kind())?;
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -248,7 +251,7 @@ pub(super) fn call_here(address: (Ipv4Addr, u16)) -> Result<String, std::io::Err
 }
 
 /// Waits until a condition holds.
-pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < deadline, "{what} did not come about");
@@ -257,7 +260,7 @@ pub(super) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 /// Names of the interfaces of this namespace.
-pub(super) fn interfaces() -> Vec<String> {
+pub(crate) fn interfaces() -> Vec<String> {
     Socket::route()
         .unwrap()
         .links()
@@ -268,7 +271,7 @@ pub(super) fn interfaces() -> Vec<String> {
 }
 
 /// Lets the outside reach the containers' subnet by way of the host.
-pub(super) fn route_outside_in(lab: &Lab) {
+pub(crate) fn route_outside_in(lab: &Lab) {
     inside(lab.outside.as_fd(), || {
         let mut socket = Socket::route().unwrap();
         let mut batch = Batch::new();

@@ -306,3 +306,27 @@ fn bridges_are_claimed_and_kept() {
         ));
     });
 }
+
+#[test]
+fn closing_leaves_what_containers_need() {
+    lab(|lab| {
+        let service = lab.start();
+        let web = attach(&service, &["8080:80"]);
+        let _server = serve(web.netns.as_fd(), (ANY, 80));
+        assert!(!service.close().unwrap());
+        assert!(matches!(
+            service.attach(&request(&[])),
+            Err(NetworkError::NotReady)
+        ));
+        drop(service);
+        assert_eq!(
+            call(lab.outside.as_fd(), (HOST, 8080)).unwrap(),
+            OUTSIDE.to_string()
+        );
+        let service = NetworkService::open(config(), &lab.database).unwrap();
+        service.adopt(std::slice::from_ref(&web.record)).unwrap();
+        service.release(&web.record).unwrap();
+        assert!(service.close().unwrap());
+        assert!(!interfaces().contains(&"kkt0".to_owned()));
+    });
+}

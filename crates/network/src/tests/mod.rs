@@ -1,6 +1,6 @@
 //! The network as containers, the host and the outside see it. Every test has network namespaces of its own.
 
-mod lab;
+pub(crate) mod lab;
 mod lifecycle;
 mod neighbours;
 mod paths;
