@@ -96,11 +96,8 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 impl Daemon {
     /// Makes the roots and starts the daemon in them.
     pub fn start(options: Options) -> Result<Self> {
-        let id = format!(
-            "{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{number}", std::process::id());
         let base = PathBuf::from(format!("/run/kekkai-test-{id}"));
         std::fs::create_dir_all(&base)?;
         let size = std::ffi::CString::new(format!("size={},mode=755", options.size))?;
