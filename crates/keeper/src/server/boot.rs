@@ -12,19 +12,22 @@ use kekkai_sys::clone::{CloneFlags, spawn_copied};
 use kekkai_sys::process::CStringArray;
 use kekkai_sys::{Errno, fd, memfd, memory, process, signal};
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::fs::Mode;
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
 
 use crate::failpoint;
 use crate::server::guardian::{Shared, guard};
 use crate::server::state::StateTable;
 
-/// The one variable that is looked at.
+/// Variables that are looked at.
 const FAILPOINTS: &str = "KEKKAI_FAILPOINTS";
+/// See `sd_notify(3)`; with `serve` only.
+const NOTIFY: &str = "NOTIFY_SOCKET";
 
-const USAGE: &str = "usage: kekkai-keeper --exec-root DIR --spill-dir DIR [--build ID]
+const USAGE: &str = "usage: kekkai-keeper [serve] --exec-root DIR [--spill-dir DIR] [--build ID]
        kekkai-keeper --failpoints
-The keeper is started by the kekkai daemon; it starts and keeps the containers.";
+The keeper starts and keeps the containers of a kekkai daemon, which starts it by itself. With `serve` it stays in the
+foreground, for a unit of its own under systemd (Type=notify).";
 
 /// What the keeper was started with.
 #[derive(Debug, Clone)]
@@ -33,6 +36,8 @@ pub(crate) struct Settings {
     pub(crate) spill_dir: PathBuf,
     pub(crate) build: String,
     pub(crate) failpoints: String,
+    /// Whether the first process becomes the guardian.
+    foreground: bool,
 }
 
 impl Settings {
@@ -42,8 +47,10 @@ impl Settings {
             spill_dir: PathBuf::new(),
             build: env!("CARGO_PKG_VERSION").to_owned(),
             failpoints: std::env::var(FAILPOINTS).unwrap_or_default(),
+            foreground: false,
         };
-        let mut arguments = std::env::args_os().skip(1);
+        let mut arguments = std::env::args_os().skip(1).peekable();
+        settings.foreground = arguments.next_if(|argument| argument == "serve").is_some();
         while let Some(name) = arguments.next() {
             let name = name.to_string_lossy().into_owned();
             let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
@@ -53,6 +60,9 @@ impl Settings {
                 "--build" => settings.build = value.to_string_lossy().into_owned(),
                 _ => return Err(format!("unknown option {name}")),
             }
+        }
+        if settings.spill_dir.as_os_str().is_empty() {
+            settings.spill_dir.clone_from(&settings.exec_root);
         }
         if !settings.exec_root.is_absolute() || !settings.spill_dir.is_absolute() {
             return Err("--exec-root and --spill-dir must be absolute paths".to_owned());
@@ -99,8 +109,14 @@ fn protect(settings: &Settings) -> Result<(), Errno> {
     if memfd::is_protected()? {
         return Ok(());
     }
-    let failpoints = format!("{FAILPOINTS}={}", settings.failpoints);
-    let environment = CStringArray::from_strings(if settings.failpoints.is_empty() { None } else { Some(failpoints.as_str()) })?;
+    let mut kept = Vec::new();
+    if !settings.failpoints.is_empty() {
+        kept.push(format!("{FAILPOINTS}={}", settings.failpoints));
+    }
+    if let Some(path) = std::env::var_os(NOTIFY).and_then(|path| path.into_string().ok()).filter(|_| settings.foreground) {
+        kept.push(format!("{NOTIFY}={path}"));
+    }
+    let environment = CStringArray::from_strings(kept.iter().map(String::as_str))?;
     Err(memfd::execute_protected(&memfd::own_arguments()?, &environment))
 }
 
@@ -113,7 +129,22 @@ fn begin(settings: &Settings) -> Result<ExitCode, Errno> {
     rustix::process::chdir("/")?;
     process::set_dumpable(false)?;
     let (serving, ready) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let guardian = spawn_copied(CloneFlags::NONE, None, &mut || guardian(settings, &ready))?;
+    if settings.foreground {
+        // No daemon starts another keeper while this one comes up.
+        let lock = rustix::fs::open(
+            settings.exec_root.join("keeper.lock"),
+            OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC,
+            Mode::RUSR | Mode::WUSR,
+        )?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
+        if is_served(settings) {
+            eprintln!("kekkai-keeper: another keeper serves {}", settings.exec_root.display());
+            return Ok(ExitCode::FAILURE);
+        }
+        drop(serving);
+        return Ok(ExitCode::from(u8::try_from(guardian(settings, &ready, Some(lock))).unwrap_or(1)));
+    }
+    let guardian = spawn_copied(CloneFlags::NONE, None, &mut || guardian(settings, &ready, None))?;
     drop(ready);
     drop(guardian);
     let mut byte = [0];
@@ -124,7 +155,7 @@ fn begin(settings: &Settings) -> Result<ExitCode, Errno> {
 }
 
 /// The guardian's life from its fork on.
-fn guardian(settings: &Settings, ready: &OwnedFd) -> i32 {
+fn guardian(settings: &Settings, ready: &OwnedFd, lock: Option<OwnedFd>) -> i32 {
     let (shared, keep) = match prepare(settings, ready) {
         Ok(prepared) => prepared,
         Err(error) => {
@@ -134,9 +165,34 @@ fn guardian(settings: &Settings, ready: &OwnedFd) -> i32 {
     };
     // These stay open for good; they are known by number from here on.
     std::mem::forget(keep);
+    // Whoever connects from now on is served.
+    drop(lock);
+    if settings.foreground {
+        notify_ready();
+    }
     let status = guard(settings, shared, 0);
     settings.clean_up();
     status
+}
+
+/// Whether somebody listens at the socket.
+fn is_served(settings: &Settings) -> bool {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let address = SocketAddrUnix::new(settings.socket());
+    matches!((socket, address), (Ok(socket), Ok(address)) if rustix::net::connect(&socket, &address).is_ok())
+}
+
+/// Tells systemd that the socket listens.
+fn notify_ready() {
+    let Some(path) = std::env::var_os(NOTIFY) else { return };
+    let address = match path.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddrUnix::new_abstract_name(name),
+        None => SocketAddrUnix::new(&path),
+    };
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+    if let (Ok(address), Ok(socket)) = (address, socket) {
+        let _ = rustix::net::sendto(&socket, b"READY=1", rustix::net::SendFlags::NOSIGNAL, &address);
+    }
 }
 
 type Prepared = (Shared, (StateTable, OwnedFd, OwnedFd));
