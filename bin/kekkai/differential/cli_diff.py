@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs every case through the real docker CLI and through kekkai against one daemon, and compares what both print.
 
-usage: cli_diff.py KEKKAI [SOCKET]   (default: the peers' dockerd)
+usage: cli_diff.py KEKKAI [SOCKET [SOCKET_OF_KEKKAI]]   (default: the peers' dockerd for both)
 
 Each case is a line of shell in which $D is the CLI under test and $N a name prefix of its own. Texts are compared after
 the program's name, ids and times are made equal. Leaves nothing behind: everything it makes is called cli-diff-*.
@@ -11,6 +11,7 @@ import os, re, subprocess, sys, tempfile
 kekkai = sys.argv[1]
 socket = sys.argv[2] if len(sys.argv) > 2 else "/srv/peers.run/docker.sock"
 host = f"unix://{socket}"
+own_host = f"unix://{sys.argv[3]}" if len(sys.argv) > 3 else host
 only = os.environ.get("ONLY")
 
 CASES = r'''
@@ -53,7 +54,8 @@ $D history alpine; $D history -q alpine; $D history --no-trunc alpine; $D histor
 $D network ls; $D network ls -q --no-trunc; $D network ls --format json; $D network ls --filter driver=bridge --format '{{.Name}} {{.IPv6}}'; $D network inspect bridge -f '{{.Name}} {{.Driver}} {{.Scope}} {{.Options}}'; $D network inspect nosuch
 $D inspect nosuch; $D inspect nosuch -f x; $D inspect --type foo x; $D inspect --type container alpine; $D inspect alpine -f '{{.RepoTags}} {{.Os}} {{.Config.Cmd}}'; $D inspect alpine --format json; $D inspect alpine
 $D container inspect nosuch; $D image inspect nosuch; $D volume inspect nosuch; $D image inspect alpine
-$D create --name $N-i -p 80:8080 -v /etc:/e:ro --label x=y -e A=b --memory 64m --restart on-failure:3 --health-cmd true alpine sleep 1 >/dev/null; for f in '{{.Name}}' '{{.Config.Env}}' '{{.Config.Labels}}' '{{.HostConfig.Binds}}' '{{.HostConfig.PortBindings}}' '{{json .HostConfig.PortBindings}}' '{{.HostConfig.RestartPolicy}}' '{{.HostConfig.RestartPolicy.Name}}' '{{.Mounts}}' '{{json .Mounts}}' '{{range .Mounts}}{{.Source}}:{{.Destination}} {{end}}' '{{.State}}' '{{.NetworkSettings.Ports}}' '{{.NetworkSettings.Networks.bridge.IPAddress}}' '{{.HostConfig.LogConfig}}' '{{.Config.Healthcheck}}' '{{.Config.Healthcheck.Test}}' '{{.HostConfig.Memory}}' '{{.HostConfig.PidsLimit}}' '{{.HostConfig.OomKillDisable}}' '{{.State.Health}}' '{{.Foo}}' '{{.Config.Foo}}' '{{index .Config.Env 0}}' '{{index .Config.Env 9}}' '{{len .Config.Env}}' '{{upper .Name}}' '{{.Config.Cmd}}' '{{.Config.Entrypoint}}' '{{with .State}}{{.Status}}{{end}}' '{{if .State.Running}}y{{else}}n{{end}}' '{{printf "%s-%d" .Name .HostConfig.Memory}}' '{{.HostConfig.NanoCPUs}}' '{{.HostConfig.CpusetCpus}}' '{{.Config.ExposedPorts}}' '{{range $k, $v := .HostConfig.PortBindings}}{{$k}}={{(index $v 0).HostPort}}{{end}}' '{{join .Config.Env ","}}' '{{.Config.StopSignal}}' '{{.HostConfig.Ulimits}}' '{{.HostConfig.Sysctls}}' '{{.GraphDriver.Name}}' '{{.HostConfig.Init}}' '{{println .Name}}' '{{.Config}}' '{{json .State}}'; do $D inspect -f "$f" $N-i; done; $D inspect $N-i | sed 's/[0-9a-f]\{64\}/ID/g'; $D rm $N-i
+$D create --name $N-i -p 80:8080 -v /etc:/e:ro --label x=y -e A=b --memory 64m --restart on-failure:3 alpine sleep 1 >/dev/null; for f in '{{.Name}}' '{{.Config.Env}}' '{{.Config.Labels}}' '{{.HostConfig.Binds}}' '{{.HostConfig.PortBindings}}' '{{json .HostConfig.PortBindings}}' '{{.HostConfig.RestartPolicy}}' '{{.HostConfig.RestartPolicy.Name}}' '{{.Mounts}}' '{{json .Mounts}}' '{{range .Mounts}}{{.Source}}:{{.Destination}} {{end}}' '{{.State}}' '{{.NetworkSettings.Ports}}' '{{.NetworkSettings.Networks.bridge.IPAddress}}' '{{.HostConfig.LogConfig}}' '{{.Config.Healthcheck}}' '{{.Config.Healthcheck.Test}}' '{{.HostConfig.Memory}}' '{{.HostConfig.PidsLimit}}' '{{.HostConfig.OomKillDisable}}' '{{.State.Health}}' '{{.Foo}}' '{{.Config.Foo}}' '{{index .Config.Env 0}}' '{{index .Config.Env 9}}' '{{len .Config.Env}}' '{{upper .Name}}' '{{.Config.Cmd}}' '{{.Config.Entrypoint}}' '{{with .State}}{{.Status}}{{end}}' '{{if .State.Running}}y{{else}}n{{end}}' '{{printf "%s-%d" .Name .HostConfig.Memory}}' '{{.HostConfig.NanoCPUs}}' '{{.HostConfig.CpusetCpus}}' '{{.Config.ExposedPorts}}' '{{range $k, $v := .HostConfig.PortBindings}}{{$k}}={{(index $v 0).HostPort}}{{end}}' '{{join .Config.Env ","}}' '{{.Config.StopSignal}}' '{{.HostConfig.Ulimits}}' '{{.HostConfig.Sysctls}}' '{{.GraphDriver.Name}}' '{{.HostConfig.Init}}' '{{println .Name}}' '{{.Config}}' '{{json .State}}'; do $D inspect -f "$f" $N-i; done; $D inspect $N-i | sed 's/[0-9a-f]\{64\}/ID/g'; $D rm $N-i
+$D create --name $N-h --health-cmd true --health-interval 3s alpine sleep 1 >/dev/null; $D inspect -f '{{.Config.Healthcheck}} {{json .Config.Healthcheck}}' $N-h; $D rm $N-h
 $D ps --foo; $D ps foo; $D foo; $D container foo; $D run; $D run -e; $D run --foo; $D run -X; $D run --memory x alpine; $D ps -n x; $D ps --filter foo; $D ps --filter foo=bar; $D ps --format '{{.Foo}}'; $D ps --format '{{'
 $D rm nosuch; $D rm -f nosuch; $D stop nosuch; $D stop -t x nosuch; $D kill nosuch; $D start nosuch; $D restart nosuch; $D wait nosuch; $D logs nosuch; $D port nosuch; $D top nosuch; $D rename nosuch x; $D exec nosuch true; $D attach nosuch; $D pause nosuch; $D unpause nosuch; $D cp nosuch:/x .; $D rmi nosuch; $D tag nosuch x; $D history nosuch; $D volume rm nosuch; $D diff nosuch; $D stats --no-stream nosuch; $D update --memory 10m nosuch; $D update nosuch; $D start -a a b
 $D run --rm --restart always alpine true; $D run --pull foo alpine; $D run -a stdout -d alpine; $D run -it alpine true </dev/null; $D run --pull never nosuch; $D create --pull never nosuch; $D run BAD; $D run --rm --network container:nosuch alpine true
@@ -83,7 +85,7 @@ def clean(text, name):
 
 
 def run(cli, case, name):
-    env = dict(os.environ, DOCKER_HOST=host, D=cli, N=name, DOCKER_CONFIG=tempfile.mkdtemp(prefix="cli-diff-config-"))
+    env = dict(os.environ, DOCKER_HOST=host if cli == "docker" else own_host, D=cli, N=name, DOCKER_CONFIG=tempfile.mkdtemp(prefix="cli-diff-config-"))
     env.pop("KEKKAI_HOST", None)
     done = subprocess.run(["bash", "-c", case], env=env, capture_output=True, timeout=120, stdin=subprocess.DEVNULL)
     subprocess.run(["rm", "-rf", env["DOCKER_CONFIG"]], check=False)

@@ -14,7 +14,14 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let program = arguments.next();
-    if std::env::args_os().nth(1).is_some_and(|word| word == "daemon") {
+    let first = std::env::args_os().nth(1);
+    if first
+        .as_ref()
+        .is_some_and(|word| word == cli::auto_start::START_WORD)
+    {
+        return cli::auto_start::become_daemon();
+    }
+    if first.is_some_and(|word| word == "daemon") {
         let rest = program.into_iter().chain(arguments.skip(1));
         return daemon::run(<daemon::DaemonArgs as clap::Parser>::parse_from(rest));
     }

@@ -29,6 +29,8 @@ const LOG_FILE: &str = "/run/kekkai/daemon.log";
 /// `PID INODE.MTIME BUILD` of a daemon that a command started.
 const STARTED_FILE: &str = "/run/kekkai/auto-started";
 const LOCK_FILE: &str = "/run/kekkai/auto-start.lock";
+/// The running executable.
+const EXECUTABLE: &str = "/proc/self/exe";
 /// Where systemd says that it runs the host, and where units are installed.
 const SYSTEMD: &str = "/run/systemd/system";
 const UNITS: &[&str] = &[
@@ -78,7 +80,7 @@ fn started_by_older_build() -> Option<Started> {
 
 /// Tells our executable from another without reading it.
 fn executable_mark() -> Option<String> {
-    let data = std::fs::metadata("/proc/self/exe").ok()?;
+    let data = std::fs::metadata(EXECUTABLE).ok()?;
     Some(format!(
         "{}:{}.{}.{}",
         data.dev(),
@@ -189,7 +191,7 @@ async fn start(client: &Client) -> Result<(), Failure> {
 
 /// Starts `kekkai daemon` as a process of its own.
 fn spawn() -> Result<std::process::Child, Failure> {
-    let executable = std::fs::read_link("/proc/self/exe")?;
+    let executable = std::fs::read_link(EXECUTABLE)?;
     let log = OpenOptions::new()
         .create(true)
         .append(true)
@@ -198,7 +200,7 @@ fn spawn() -> Result<std::process::Child, Failure> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     let mut command = Command::new(&executable);
     command
-        .arg("daemon")
+        .arg(START_WORD)
         .current_dir("/")
         .env_clear()
         .env(
@@ -207,9 +209,7 @@ fn spawn() -> Result<std::process::Child, Failure> {
         )
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
-        .stderr(log)
-        // A process group of its own; the daemon makes itself a session.
-        .process_group(0);
+        .stderr(log);
     for name in [
         "HTTP_PROXY",
         "HTTPS_PROXY",
@@ -229,6 +229,66 @@ fn spawn() -> Result<std::process::Child, Failure> {
             executable.display()
         ))
     })
+}
+
+/// The first argument of the process that becomes the daemon.
+pub(crate) const START_WORD: &str = "__start-daemon";
+
+/// Gets rid of what the user's terminal gave us, then becomes `kekkai daemon`. Returns only if that fails.
+pub(crate) fn become_daemon() -> std::process::ExitCode {
+    // A freshly spawned process leads no group, so this works; if it were a leader, it would have a group of its own.
+    let _ = rustix::process::setsid();
+    kekkai_sys::signal::reset_all();
+    // Descriptors that the user's shell left open would live as long as the daemon.
+    let _ = kekkai_sys::process::close_on_exec_from(3);
+    leave_cgroups();
+    // By its path, which is what process lists show; by the link if the file was replaced meanwhile.
+    let path = std::fs::read_link(EXECUTABLE)
+        .ok()
+        .filter(|path| path.exists());
+    let path = path.unwrap_or_else(|| EXECUTABLE.into());
+    let error = Command::new(path).arg0("kekkai").arg("daemon").exec();
+    super::output::to_stderr(&format!("kekkai: could not become the daemon: {error}\n"));
+    std::process::ExitCode::FAILURE
+}
+
+/// The cgroup of a daemon that started by itself, in the hierarchies where processes are only named.
+const DAEMON_CGROUP: &str = "kekkai-daemon";
+
+/// Leaves the cgroups of the user's session, which end with it: for one of our own, and for the root where limits are set.
+///
+/// Where that is not allowed the daemon stays where it is.
+fn leave_cgroups() {
+    let Ok(mine) = std::fs::read_to_string("/proc/self/cgroup") else {
+        return;
+    };
+    for line in mine.lines() {
+        let mut fields = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) =
+            (fields.next(), fields.next(), fields.next())
+        else {
+            continue;
+        };
+        if path == "/" {
+            continue;
+        }
+        let unified = if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+            ""
+        } else {
+            "unified"
+        };
+        let directory = match controllers {
+            "" => Path::new("/sys/fs/cgroup")
+                .join(unified)
+                .join(DAEMON_CGROUP),
+            "name=systemd" => Path::new("/sys/fs/cgroup/systemd").join(DAEMON_CGROUP),
+            other => Path::new("/sys/fs/cgroup").join(other),
+        };
+        if directory.ends_with(DAEMON_CGROUP) {
+            let _ = std::fs::create_dir(&directory);
+        }
+        let _ = std::fs::write(directory.join("cgroup.procs"), "0");
+    }
 }
 
 /// Waits until the daemon answers; with a child, notices when it dies.

@@ -3,7 +3,7 @@
 //! What must stay true: nothing is opened, parsed or computed that the command at hand does not need; the terminal is
 //! always given back as it was found; the exit status is the one Docker's command line would have.
 
-mod auto_start;
+pub(crate) mod auto_start;
 mod command;
 mod commands;
 mod completion;
@@ -308,7 +308,7 @@ fn run(cli: &Cli, command: &'static Command, path: String, words: Vec<String>) -
         .enable_all()
         .build()?;
     let outcome = runtime.block_on(action(cli, &matches));
-    // A blocked reader of standard input must not hold us up.
-    runtime.shutdown_background();
+    // The process ends now: a blocked reader of standard input must not hold it up, and the kernel closes faster than we.
+    std::mem::forget(runtime);
     outcome
 }

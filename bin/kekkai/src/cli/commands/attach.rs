@@ -82,6 +82,7 @@ pub(crate) async fn attach(cli: &Cli, matches: &Matches) -> Outcome {
     };
     let follow_size = async {
         if tty && terminal::stdout_is_terminal() {
+            session::provoke_repaint(client, &resized).await;
             session::follow_size(client, &resized).await;
         }
         std::future::pending::<()>().await

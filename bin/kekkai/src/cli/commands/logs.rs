@@ -33,11 +33,6 @@ pub(crate) async fn logs(cli: &Cli, matches: &Matches) -> Outcome {
     let (since, until) = (moment("since")?, moment("until")?);
     let client = cli.client().await?;
     let name = &matches.args[0];
-    let inspected: Json = client
-        .send(Request::get("/containers/").segment(name, "/json"))
-        .await?
-        .json()
-        .await?;
     let query = Query::new()
         .with("stdout", "1")
         .with("stderr", "1")
@@ -47,15 +42,24 @@ pub(crate) async fn logs(cli: &Cli, matches: &Matches) -> Outcome {
         .with_flag("details", matches.on("details"))
         .with_flag("follow", matches.on("follow"))
         .with_text("tail", matches.text("tail"));
-    let id = super::text(&inspected, "Id");
     let mut reply = client
         .send(
             Request::get("/containers/")
-                .segment(id, "/logs")
+                .segment(name, "/logs")
                 .query(query),
         )
         .await?;
-    let mut sink = Sink::new(inspected["Config"]["Tty"].as_bool().unwrap_or(false));
+    let is_raw = match reply.header("content-type") {
+        Some("application/vnd.docker.raw-stream") => true,
+        Some("application/vnd.docker.multiplexed-stream") => false,
+        // A daemon that does not say: a terminal's log is not multiplexed.
+        _ => {
+            let request = Request::get("/containers/").segment(name, "/json");
+            let inspected: Json = client.send(request).await?.json().await?;
+            inspected["Config"]["Tty"].as_bool().unwrap_or(false)
+        }
+    };
+    let mut sink = Sink::new(is_raw);
     while let Some(chunk) = reply.chunk().await? {
         sink.write(&chunk).await?;
     }

@@ -306,7 +306,7 @@ impl Painter {
             let _ = write!(text, "\x1b[{}A", self.painted);
         }
         for (id, line) in &self.rows {
-            let _ = write!(text, "\r\x1b[2K{id}: {line}\r\n");
+            let _ = write!(text, "\r\x1b[2K{id}: {line}\n");
         }
         self.painted = self.rows.len();
         self.dirty = false;

@@ -369,6 +369,8 @@ impl Attached<'_> {
         };
         let signals = async {
             if self.sig_proxy {
+                // First the start is on its way; the daemon works while we register.
+                tokio::task::yield_now().await;
                 session::forward_signals(self.client, self.id, self.tty).await;
             }
             std::future::pending::<()>().await

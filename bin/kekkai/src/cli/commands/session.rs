@@ -241,11 +241,12 @@ pub(crate) enum Resized {
     Exec(String),
 }
 
-async fn resize(client: &Client, target: &Resized) -> bool {
+async fn resize(client: &Client, target: &Resized, extra: u16) -> bool {
     let (rows, columns) = terminal::size();
     if rows == 0 && columns == 0 {
         return true;
     }
+    let (rows, columns) = (rows.saturating_add(extra), columns.saturating_add(extra));
     let query = Query::new()
         .with("h", rows.to_string())
         .with("w", columns.to_string());
@@ -261,12 +262,17 @@ async fn resize(client: &Client, target: &Resized) -> bool {
     }
 }
 
+/// Changes the terminal's size for a moment, so that a program that runs already paints its screen again.
+pub(crate) async fn provoke_repaint(client: &Client, target: &Resized) {
+    resize(client, target, 1).await;
+}
+
 /// Tells the terminal's size now and whenever it changes, for ever.
 pub(crate) async fn follow_size(client: &Client, target: &Resized) {
     let changes = signal(SignalKind::window_change());
     // The process may not be there yet.
     for attempt in 0..10u64 {
-        if resize(client, target).await {
+        if resize(client, target, 0).await {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(5 * (attempt + 1))).await;
@@ -275,7 +281,7 @@ pub(crate) async fn follow_size(client: &Client, target: &Resized) {
         return std::future::pending().await;
     };
     while changes.recv().await.is_some() {
-        resize(client, target).await;
+        resize(client, target, 0).await;
     }
 }
 
