@@ -8,12 +8,12 @@ use kekkai_keeper::log::{LogConfig, LogEntry, LogError, LogQuery, LogReader};
 use kekkai_keeper::protocol::{AttachRequest, Request, Stream, Target};
 use kekkai_types::{ErrorClass, Timestamp};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::EngineError;
-use crate::container::Container;
+use crate::container::{Container, Waiter};
 use crate::inner::Inner;
-use crate::model::{AttachOptions, Lifecycle, LogOptions, StdStream};
+use crate::model::{AttachOptions, Lifecycle, LogOptions, StdStream, WaitCondition, WaitResult};
 use crate::streams::{AttachStreams, DetachKeys, InputSink, OutputFrame, OutputStream, Session};
 
 /// How much of a log is gathered in one frame.
@@ -139,8 +139,14 @@ fn read_log(
     }
     let (sender, receiver) = mpsc::channel(DEPTH);
     tokio::spawn(async move {
-        // Watched before the first read: nothing that is written in between is missed.
-        let watch = if options.follow { watch(&inner, &container).await } else { None };
+        // Watched before the first read: nothing that is written in between is missed. Should the container end before
+        // the keeper gets to know of the watch, its end is what ends the following.
+        let ended = end_of(&container);
+        let watch = match (options.follow, &ended) {
+            (true, Some(_)) => watch(&inner, &container).await,
+            _ => None,
+        };
+        let mut ended = ended;
         let opened = tokio::task::spawn_blocking(move || LogReader::open(&config, query)).await;
         let mut reader = match opened {
             Ok(Ok(reader)) => reader,
@@ -165,6 +171,7 @@ fn read_log(
             let grown = match &watch {
                 Some(socket) => tokio::select! {
                     grown = growth(socket) => grown,
+                    () = over(&mut ended) => false,
                     () = sender.closed() => return,
                 },
                 None => return,
@@ -176,6 +183,31 @@ fn read_log(
         }
     });
     Ok(receiver)
+}
+
+/// How long the log may still be written after the container's end was told.
+const AFTERMATH: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// Resolves some time after the container has ended.
+async fn over(ended: &mut Option<oneshot::Receiver<WaitResult>>) {
+    if let Some(end) = ended {
+        // Whoever would tell may be gone as well.
+        let _ = end.await;
+        *ended = None;
+    }
+    tokio::time::sleep(AFTERMATH).await;
+}
+
+/// A subscription to the container's end; `None` when it does not run.
+fn end_of(container: &Container) -> Option<oneshot::Receiver<WaitResult>> {
+    let mut shared = container.lock();
+    if !shared.lifecycle().is_running() && *shared.lifecycle() != Lifecycle::Starting {
+        return None;
+    }
+    let (sender, receiver) = oneshot::channel();
+    shared.waiters.retain(|waiter| !waiter.sender.is_closed());
+    shared.waiters.push(Waiter { condition: WaitCondition::NextExit, sender });
+    Some(receiver)
 }
 
 /// The keeper's signal that a container's log grows; `None` when it does not run.

@@ -43,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) waiters: Vec<Waiter>,
     /// The compiled plan of the next (or running) start.
     pub(crate) plan: Option<Arc<[u8]>>,
+    /// Whether the plan says that the cgroup is there already.
+    pub(crate) cgroup_prepared: bool,
     /// Whether the work directory in the plan has not been used by any mount.
     pub(crate) fresh_work: bool,
     pub(crate) exec_ids: Vec<ExecId>,
@@ -93,6 +95,7 @@ impl Container {
             endpoint: None,
             waiters: Vec::new(),
             plan: None,
+            cgroup_prepared: false,
             fresh_work: false,
             exec_ids: Vec::new(),
             gone: false,

@@ -213,11 +213,11 @@ impl Engine {
         let container = self.find(name)?;
         let signal = match signal.filter(|text| !text.is_empty()) {
             Some(text) => text.parse::<Signal>().map_err(|_| {
-                EngineError::Invalid(format!("cannot kill container: {}: invalid signal: {text}", container.id))
+                EngineError::Invalid(format!("cannot kill container: {name}: invalid signal: {text}"))
             })?,
             None => Signal::KILL,
         };
-        self.ask(&container, |reply| Command::Kill { signal, reply }).await
+        self.ask(&container, |reply| Command::Kill { signal, called: name.to_owned(), reply }).await
     }
 
     /// Freezes a container.
@@ -246,6 +246,8 @@ impl Engine {
         let container = self.find(name)?;
         let (sender, receiver) = oneshot::channel();
         let mut shared = container.lock();
+        // Clients that have gone away leave their subscriptions behind.
+        shared.waiters.retain(|waiter| !waiter.sender.is_closed());
         let at_once = match condition {
             WaitCondition::NotRunning => !matches!(
                 shared.lifecycle(),
@@ -476,12 +478,16 @@ impl Engine {
         attach::logs(&self.inner, self.find(name)?, options)
     }
 
+    fn target(&self, name: &str) -> Result<transfer::Target, EngineError> {
+        Ok(transfer::Target { container: self.find(name)?, called: name.to_owned() })
+    }
+
     /// What is at a path of a container.
     ///
     /// # Errors
     /// Nothing there.
     pub async fn archive_stat(&self, name: &str, path: &str) -> Result<ArchiveStat, EngineError> {
-        transfer::stat(Arc::clone(&self.inner), self.find(name)?, path.to_owned()).await
+        transfer::stat(Arc::clone(&self.inner), self.target(name)?, path.to_owned()).await
     }
 
     /// A path of a container as a tar stream.
@@ -489,7 +495,7 @@ impl Engine {
     /// # Errors
     /// Nothing there.
     pub async fn archive_get(&self, name: &str, path: &str) -> Result<(ArchiveStat, ByteStream), EngineError> {
-        transfer::get(Arc::clone(&self.inner), self.find(name)?, path.to_owned()).await
+        transfer::get(Arc::clone(&self.inner), self.target(name)?, path.to_owned()).await
     }
 
     /// Unpacks a tar stream into a directory of a container.
@@ -503,7 +509,7 @@ impl Engine {
         options: ArchivePut,
         body: ByteStream,
     ) -> Result<(), EngineError> {
-        transfer::put(Arc::clone(&self.inner), self.find(name)?, path.to_owned(), options, body).await
+        transfer::put(Arc::clone(&self.inner), self.target(name)?, path.to_owned(), options, body).await
     }
 
     /// Makes an exec session.
@@ -629,9 +635,9 @@ impl Engine {
     /// Past events (since) and then new ones, until `until` or until the receiver is dropped.
     ///
     /// # Errors
-    /// A filter that makes no sense.
+    /// None at present: dockerd ignores filters that it does not know.
     pub async fn events(&self, request: EventsRequest) -> Result<tokio::sync::mpsc::Receiver<Event>, EngineError> {
-        self.inner.events.subscribe(request)
+        Ok(self.inner.events.subscribe(request))
     }
 
     /// Tells an event that happened at the rim (image pull, tag, untag, delete, load; daemon reload).

@@ -59,6 +59,11 @@ impl ExecSession {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether it has not ended.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.lock().phase != ExecPhase::Ended
+    }
+
     /// Whether it is still of interest.
     pub(crate) fn is_recent(&self, now: Timestamp) -> bool {
         self.lock().ended.is_none_or(|ended| now.since(ended) < KEEP)
@@ -202,7 +207,7 @@ fn process(inner: &Inner, container: &Container, request: &ExecCreate) -> Proces
         .set_cwd(PathBuf::from(directory))
         .set_capabilities(None)
         .set_rlimits(None)
-        .set_no_new_privileges(None)
+        .set_no_new_privileges(Some(no_new_privileges(inner, &spec.host)))
         .set_oom_score_adj(None);
     let host = &spec.host;
     let names = capabilities::effective(
@@ -213,6 +218,12 @@ fn process(inner: &Inner, container: &Container, request: &ExecCreate) -> Proces
     );
     process.set_capabilities(Some(spec_builder::capability_sets_of(&names)));
     process
+}
+
+/// Whether the container's processes may gain no privileges.
+fn no_new_privileges(inner: &Inner, host: &crate::model::HostOptions) -> bool {
+    let wanted = crate::create::check::security(&host.security_opt).ok().and_then(|options| options.no_new_privileges);
+    wanted.unwrap_or(inner.config.no_new_privileges)
 }
 
 /// Starts a session. Attached, a failed launch is told in the stream, as dockerd does; the code is in the session.
@@ -247,8 +258,7 @@ pub(crate) async fn start(
         }
         inner.forget(Target::Exec(session.id));
         if let (EngineError::StartFailed { message, .. }, false) = (error, options.detach) {
-            let ending = if session.request.tty { "\r\n" } else { "" };
-            let frame = OutputFrame { stream: StdStream::Stdout, data: Bytes::from(format!("{message}{ending}")) };
+            let frame = OutputFrame { stream: StdStream::Stdout, data: Bytes::from(format!("{message}\r\n")) };
             let output = OutputStream::of_frame(frame);
             return Ok(Some(AttachStreams { output, input: None, tty: session.request.tty }));
         }

@@ -34,6 +34,7 @@ pub(crate) fn view(inner: &Inner, container: &Container) -> ContainerView {
         spec,
     };
     drop(shared);
+    view.exec_ids.retain(|id| inner.directory.exec(*id).is_some_and(|session| session.is_alive()));
     view.network = network(inner, &view, endpoint.as_deref());
     view
 }

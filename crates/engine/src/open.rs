@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use kekkai_image::{ImageService, ImageServiceConfig, RegistryConfig};
 use kekkai_keeper::client::{KeeperClient, KeeperConfig};
-use kekkai_keeper::protocol::{Event as KeeperEvent, Target};
+use kekkai_keeper::protocol::{Event as KeeperEvent, Request, Target, Task};
 use kekkai_metadata::{Change, Database, Durability, Table};
 use kekkai_network::{NetworkConfig, NetworkService};
 use kekkai_snapshot::{OverlayConfig, OverlaySnapshotter, Snapshotter};
@@ -86,14 +86,18 @@ fn open_blocking(config: EngineConfig) -> Result<Arc<Inner>, EngineError> {
     let engine_id = engine_id(&database)?;
     let directory = Arc::new(Directory::default());
     let owner: Arc<OnceLock<Weak<Inner>>> = Arc::default();
-    let keeper = connect_keeper(&config, &directory, &owner)?;
+    let (keeper, replaced) = connect_keeper(&config, &directory, &owner)?;
     let janitor = Janitor::start(cgroups.clone()).map_err(EngineError::io("starting a thread"))?;
     let mut facts = HostFacts::probe();
     let features = cgroups.features("");
     facts.swap_limit = features.swap;
     facts.blkio_weight = features.blkio_weight;
     facts.cgroup_version = features.version;
-    let keeper_build = (config.version.clone(), config.git_commit.clone());
+    let keeper_build = keeper.info().build;
+    let keeper_build = match keeper_build.split_once(' ') {
+        Some((version, commit)) => (version.to_owned(), commit.to_owned()),
+        None => (keeper_build, String::new()),
+    };
     let inner = Arc::new(Inner {
         facts,
         cgroups,
@@ -113,7 +117,7 @@ fn open_blocking(config: EngineConfig) -> Result<Arc<Inner>, EngineError> {
     });
     // Set once, here; events that came before are covered by the list that recovery asks for.
     let _ = owner.set(Arc::downgrade(&inner));
-    recover(&inner)?;
+    recover(&inner, replaced)?;
     Ok(inner)
 }
 
@@ -174,11 +178,12 @@ fn open_network(config: &EngineConfig, database: &Database) -> Result<Option<Net
     Ok(Some(service))
 }
 
+/// Connects to the keeper. The tasks are those of a keeper that was replaced: their ends may not be recorded yet.
 fn connect_keeper(
     config: &EngineConfig,
     directory: &Arc<Directory>,
     owner: &Arc<OnceLock<Weak<Inner>>>,
-) -> Result<KeeperClient, EngineError> {
+) -> Result<(KeeperClient, Vec<Task>), EngineError> {
     let keeper = KeeperConfig {
         exec_root: config.exec_root.clone(),
         keeper_exe: config.keeper_binary.clone(),
@@ -209,6 +214,22 @@ fn connect_keeper(
             }
         }
     };
-    KeeperClient::connect_or_start(keeper, Arc::new(events))
-        .map_err(|error| unavailable("the keeper")(error.to_string()))
+    let trouble = |error: kekkai_keeper::KeeperError| unavailable("the keeper")(error.to_string());
+    let (build, events) = (keeper.build.clone(), Arc::new(events));
+    let client = KeeperClient::connect_or_start(keeper.clone(), Arc::clone(&events) as _).map_err(trouble)?;
+    let tasks = client.list().map_err(trouble)?;
+    if client.info().build == build || tasks.iter().any(|task| task.exit.is_none()) {
+        return Ok((client, Vec::new()));
+    }
+    // One of another build keeps nothing that runs: its plans may be encoded otherwise, so ours takes its place.
+    for task in &tasks {
+        client.call(Request::Forget { target: task.target }, Vec::new()).map_err(trouble)?;
+    }
+    tracing::info!(keeper = client.info().build, ours = build, "replacing the keeper");
+    match client.call(Request::Shutdown, Vec::new()) {
+        Ok(_) | Err(kekkai_keeper::KeeperError::Disconnected) => {}
+        Err(error) => return Err(trouble(error)),
+    }
+    drop(client);
+    Ok((KeeperClient::connect_or_start(keeper, events as _).map_err(trouble)?, tasks))
 }

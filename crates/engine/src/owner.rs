@@ -45,6 +45,8 @@ pub(crate) enum Command {
     /// Send a signal. Legal when it runs; ends a pending restart.
     Kill {
         signal: Signal,
+        /// How the client called it, for messages.
+        called: String,
         reply: Reply,
     },
     /// Freeze it. Legal when it runs.
@@ -73,6 +75,8 @@ pub(crate) enum Command {
 pub(crate) enum Cleanup {
     /// Nothing.
     None,
+    /// Nothing; it was just created, and what a start needs can be made ahead.
+    Prepare,
     /// It ended while no daemon was there: what follows an exit is still to be done.
     AfterExit,
     /// It is to be removed.
@@ -81,9 +85,16 @@ pub(crate) enum Cleanup {
 
 #[derive(Debug, Clone, Copy)]
 enum Deadline {
+    /// The stop signal was not enough.
     Kill(Instant),
+    /// The pause before a restart is over.
     Restart(Instant),
+    /// A cgroup that was made for a start that does not come goes again: thousands of idle ones are a burden.
+    Unprepare(Instant),
 }
+
+/// How long a created container's cgroup waits for the start.
+const PREPARED: Duration = Duration::from_secs(3);
 
 /// The state that only the owner sees.
 #[derive(Debug)]
@@ -127,12 +138,13 @@ impl Owner {
         // The big futures are boxed: a container that idles should cost little.
         match cleanup {
             Cleanup::None => {}
+            Cleanup::Prepare => self.prepare().await,
             Cleanup::AfterExit => Box::pin(self.after_exit(Duration::ZERO, false)).await,
             Cleanup::Remove => Box::pin(self.remove_now(true)).await,
         }
         while !self.finished {
             let deadline = match self.deadline {
-                Some(Deadline::Kill(at) | Deadline::Restart(at)) => Some(at),
+                Some(Deadline::Kill(at) | Deadline::Restart(at) | Deadline::Unprepare(at)) => Some(at),
                 None => None,
             };
             let command = tokio::select! {
@@ -176,7 +188,7 @@ impl Owner {
                 self.answer(reply, outcome);
             }
             Command::Stop { signal, timeout, restart, reply } => self.stop(signal, timeout, restart, reply).await,
-            Command::Kill { signal, reply } => self.kill(signal, reply).await,
+            Command::Kill { signal, called, reply } => self.kill(signal, &called, reply).await,
             Command::Pause { reply } => {
                 let outcome = self.pause().await;
                 self.answer(reply, outcome);
@@ -225,8 +237,50 @@ impl Owner {
                     tracing::info!(container = %self.container.id, %error, "restart by policy failed");
                 }
             }
+            Some(Deadline::Unprepare(_)) => self.unprepare(),
             None => {}
         }
+    }
+
+    /// Makes the cgroup ahead of the start, which follows soon in a `run`. It saves some 0.4 ms there.
+    async fn prepare(&mut self) {
+        let Some(bytes) = self.container.lock().plan.clone() else { return };
+        let prepared = tokio::task::spawn_blocking(move || {
+            let mut plan = kekkai_runtime::ContainerPlan::from_bytes(&bytes).ok()?;
+            kekkai_runtime::prepare_cgroup(&plan).ok()?;
+            plan.set_cgroup_prepared(true);
+            plan.to_bytes().ok()
+        })
+        .await;
+        // What cannot be made ahead fails again, and is told, at the start.
+        if let Ok(Some(bytes)) = prepared {
+            let mut shared = self.container.lock();
+            shared.plan = Some(Arc::from(bytes));
+            shared.cgroup_prepared = true;
+            drop(shared);
+            self.deadline = Some(Deadline::Unprepare(Instant::now() + PREPARED));
+        }
+    }
+
+    /// Takes a cgroup away that was made ahead.
+    pub(crate) fn unprepare(&mut self) {
+        let plan = {
+            let mut shared = self.container.lock();
+            if !std::mem::take(&mut shared.cgroup_prepared) {
+                return;
+            }
+            shared.plan.clone()
+        };
+        let patched = plan.and_then(|bytes| {
+            let mut plan = kekkai_runtime::ContainerPlan::from_bytes(&bytes).ok()?;
+            plan.set_cgroup_prepared(false);
+            plan.to_bytes().ok()
+        });
+        self.container.lock().plan = patched.map(Arc::from);
+        let path = self.inner.cgroup_path(self.container.id, &self.container.spec());
+        let (done, gone) = oneshot::channel();
+        self.inner.janitor.add(crate::janitor::Chore::Cgroup { path, done: Some(done) });
+        self.cgroup_gone = Some(gone);
     }
 
     /// Starts if that is legal now.
@@ -301,7 +355,7 @@ impl Owner {
         drop(self.container.persist(&self.inner.database, Durability::Process));
     }
 
-    async fn kill(&mut self, signal: Signal, reply: Reply) {
+    async fn kill(&mut self, signal: Signal, called: &str, reply: Reply) {
         let lifecycle = self.container.lifecycle();
         let id = self.container.id;
         match lifecycle {
@@ -311,7 +365,7 @@ impl Owner {
             }
             Lifecycle::Running(_) | Lifecycle::Paused(_) | Lifecycle::Stopping(_) => {}
             _ => {
-                let text = format!("cannot kill container: {id}: container {id} is not running");
+                let text = format!("cannot kill container: {called}: container {id} is not running");
                 return self.answer(reply, Err(EngineError::Conflict(text)));
             }
         }

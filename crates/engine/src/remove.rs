@@ -59,6 +59,7 @@ impl Owner {
         let (id, spec, name) = (container.id, container.spec(), container.name());
         let transient = spec.host.auto_remove;
         failpoint::check(failpoint::RM_BEGIN)?;
+        self.unprepare();
         if !transient {
             // A crash from here on is finished by recovery; an `--rm` container is removed by it in any case.
             drop(container.persist(&inner.database, Durability::Process));

@@ -113,6 +113,7 @@ impl Owner {
             let mut shared = self.container.lock();
             (shared.plan.clone(), std::mem::take(&mut shared.fresh_work))
         };
+        let prepared = std::mem::take(&mut self.container.lock().cgroup_prepared);
         if let (Some(bytes), true) = (&cached, fresh) {
             return Ok(Arc::clone(bytes));
         }
@@ -125,6 +126,7 @@ impl Owner {
             Some(bytes) => {
                 let mut compiled = ContainerPlan::from_bytes(&bytes).map_err(internal)?;
                 compiled.set_rootfs(root);
+                compiled.set_cgroup_prepared(prepared);
                 compiled
             }
             None => {

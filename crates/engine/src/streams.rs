@@ -158,7 +158,9 @@ impl Session {
             });
             let mut packet = match outcome {
                 Err(_would_block) => continue,
-                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                // The keeper closed its end with input of ours unread. The error is told once; the output that was
+                // sent before is still to be read.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => continue,
                 Ok(Err(error)) => return Err(EngineError::Io { action: "reading output".to_owned(), source: error }),
                 Ok(Ok(packet)) => packet,
             };

@@ -23,10 +23,17 @@ const PIECE: usize = 64 * 1024;
 /// The longest passwd file that is read to find a user.
 const MAX_PASSWD: usize = 1 << 20;
 
-fn archive_error(container: &Container, path: &str, error: &ArchiveError) -> EngineError {
+/// A container, and how the client called it.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) container: Arc<Container>,
+    pub(crate) called: String,
+}
+
+fn archive_error(target: &Target, path: &str, error: &ArchiveError) -> EngineError {
     match kekkai_types::Classify::class(error) {
         ErrorClass::NotFound => {
-            EngineError::NotFound(format!("Could not find the file {path} in container {}", container.id))
+            EngineError::NotFound(format!("Could not find the file {path} in container {}", target.called))
         }
         ErrorClass::InvalidArgument => EngineError::Invalid(error.to_string()),
         ErrorClass::Conflict => EngineError::Conflict(error.to_string()),
@@ -99,8 +106,8 @@ async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(|error| EngineError::Internal(error.to_string()))?
 }
 
-fn stat_in(container: &Container, root: &OwnedFd, path: &str) -> Result<ArchiveStat, EngineError> {
-    let stat = stat_path(root.as_fd(), Path::new(path)).map_err(|error| archive_error(container, path, &error))?;
+fn stat_in(target: &Target, root: &OwnedFd, path: &str) -> Result<ArchiveStat, EngineError> {
+    let stat = stat_path(root.as_fd(), Path::new(path)).map_err(|error| archive_error(target, path, &error))?;
     Ok(ArchiveStat {
         name: stat.name,
         size: stat.size,
@@ -119,12 +126,12 @@ async fn hold(container: &Container) -> Option<OwnedRwLockReadGuard<()>> {
 }
 
 /// What is at a path of a container.
-pub(crate) async fn stat(inner: Arc<Inner>, container: Arc<Container>, path: String) -> Result<ArchiveStat, EngineError> {
+pub(crate) async fn stat(inner: Arc<Inner>, target: Target, path: String) -> Result<ArchiveStat, EngineError> {
     check_path(&path)?;
-    let held = hold(&container).await;
+    let held = hold(&target.container).await;
     blocking(move || {
-        let root = root(&inner, &container)?;
-        let stat = stat_in(&container, &root, &path);
+        let root = root(&inner, &target.container)?;
+        let stat = stat_in(&target, &root, &path);
         drop((root, held));
         stat
     })
@@ -158,14 +165,15 @@ impl Write for Pieces {
 /// A path of a container as a tar stream.
 pub(crate) async fn get(
     inner: Arc<Inner>,
-    container: Arc<Container>,
+    target: Target,
     path: String,
 ) -> Result<(ArchiveStat, ByteStream), EngineError> {
     check_path(&path)?;
+    let container = Arc::clone(&target.container);
     let held = hold(&container).await;
-    let (of, at, within) = (Arc::clone(&container), path.clone(), Arc::clone(&inner));
+    let (of, at, within) = (target, path.clone(), Arc::clone(&inner));
     let (root, stat) = blocking(move || {
-        let root = root(&within, &of)?;
+        let root = root(&within, &of.container)?;
         let stat = stat_in(&of, &root, &at)?;
         Ok((root, stat))
     })
@@ -264,21 +272,22 @@ fn owner(container: &Container, root: &OwnedFd) -> Result<(u32, u32), EngineErro
 /// Unpacks a tar stream into a directory of a container.
 pub(crate) async fn put(
     inner: Arc<Inner>,
-    container: Arc<Container>,
+    target: Target,
     path: String,
     options: ArchivePut,
     body: ByteStream,
 ) -> Result<(), EngineError> {
     check_path(&path)?;
+    let container = Arc::clone(&target.container);
     check_writable(&container, &path)?;
     let held = hold(&container).await;
-    let (of, within) = (Arc::clone(&container), Arc::clone(&inner));
+    let (of, within) = (target, Arc::clone(&inner));
     blocking(move || {
         let _held = held;
-        let root = root(&within, &of)?;
+        let root = root(&within, &of.container)?;
         let options = UnpackOptions {
             no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir,
-            owner: if options.copy_uid_gid { Some(owner(&of, &root)?) } else { None },
+            owner: if options.copy_uid_gid { Some(owner(&of.container, &root)?) } else { None },
         };
         let stat = stat_path(root.as_fd(), Path::new(&format!("{}/", path.trim_end_matches('/'))));
         if stat.is_err() {

@@ -112,8 +112,10 @@ pub(crate) async fn update(
         let mut shared = container.lock();
         shared.spec = Arc::new(spec);
         if limits_change {
-            // The next start compiles the plan anew, with the new limits.
+            // The next start compiles the plan anew, with the new limits; a cgroup that is there keeps the old ones
+            // until its launcher writes them again.
             shared.plan = None;
+            shared.fresh_work = false;
         }
     }
     if let Some(written) = container.persist(&inner.database, Durability::PowerCut) {

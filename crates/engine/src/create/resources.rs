@@ -80,6 +80,10 @@ fn memory(resources: &mut Resources, facts: &HostFacts, warnings: &mut Vec<Strin
     if resources.kernel_memory_tcp != 0 {
         return Err(EngineError::Unsupported("KernelMemoryTCP".to_owned()));
     }
+    if facts.cgroup_version == 1 {
+        // As inspect shows it where the kernel has it.
+        resources.oom_kill_disable.get_or_insert(false);
+    }
     if resources.oom_kill_disable == Some(true) {
         if facts.cgroup_version == 2 {
             warnings.push("Your kernel does not support OomKillDisable. OomKillDisable discarded.".to_owned());

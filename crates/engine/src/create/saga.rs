@@ -91,7 +91,7 @@ pub(crate) async fn create(inner: Arc<Inner>, request: CreateContainer) -> Resul
     failpoint::check(failpoint::CREATE_ROW)?;
 
     inner.directory.insert(Arc::clone(&container));
-    crate::owner::spawn(&inner, &container, queue, crate::owner::Cleanup::None);
+    crate::owner::spawn(&inner, &container, queue, crate::owner::Cleanup::Prepare);
     undo.commit();
     failpoint::check(failpoint::CREATE_BOUND)?;
     inner.container_event(&container, "create", &[]);
