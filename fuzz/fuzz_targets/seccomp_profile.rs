@@ -1,0 +1,11 @@
+//! `cargo fuzz run seccomp_profile`; built without cargo-fuzz, it runs the files named on its command line once each.
+
+#![cfg_attr(fuzzing, no_main)]
+
+#[cfg(fuzzing)]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| kekkai_fuzz::seccomp_profile(data));
+
+#[cfg(not(fuzzing))]
+fn main() -> std::io::Result<()> {
+    kekkai_fuzz::replay(kekkai_fuzz::seccomp_profile)
+}
