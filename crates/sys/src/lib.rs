@@ -12,6 +12,7 @@ pub mod beneath;
 pub mod bpf;
 pub mod capability;
 pub mod clone;
+pub mod failpoint;
 pub mod fd;
 pub mod memfd;
 pub mod memory;

@@ -258,7 +258,8 @@ pub fn become_root(root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::chdir(c"/")
 }
 
-/// Mounts an overlay detached. `lower` is topmost first; paths too long for `fsconfig` go by descriptor.
+/// Mounts an overlay detached. `lower` is topmost first; paths too long for `fsconfig` go by descriptor. Kernels before
+/// 6.8 cannot take layers one by one: there it is mounted the old way, for a moment visible on top of `upper`.
 ///
 /// # Errors
 /// The step's errno with the kernel's own words, where it gives some.
@@ -268,21 +269,79 @@ pub fn overlay(
     work: &CStr,
     volatile: bool,
 ) -> std::result::Result<OwnedFd, (Errno, String)> {
-    let context = FsContext::open(c"overlay").map_err(|error| (error, String::new()))?;
-    let mounted = overlay_on(&context, lower, upper, work, volatile);
-    mounted.map_err(|error| (error, context.log()))
+    let old_way = || overlay_the_old_way(lower, upper, work, volatile);
+    let context = match FsContext::open(c"overlay") {
+        Err(Errno::NOSYS) => return old_way().map_err(|error| (error, String::new())),
+        result => result.map_err(|error| (error, String::new()))?,
+    };
+    match context
+        .set("source", c"overlay")
+        .and_then(|()| set_layers(&context, lower))
+    {
+        // "Unknown parameter": nothing has been mounted yet.
+        Err(Errno::INVAL) => old_way().map_err(|error| (error, context.log())),
+        Err(error) => Err((error, context.log())),
+        Ok(()) => {
+            overlay_on(&context, upper, work, volatile).map_err(|error| (error, context.log()))
+        }
+    }
 }
 
-fn overlay_on(
-    context: &FsContext,
+fn set_layers(context: &FsContext, lower: &[CString]) -> Result<()> {
+    lower
+        .iter()
+        .try_for_each(|layer| set_directory(context, "lowerdir+", layer))
+}
+
+/// `mount(2)` takes one page of options, so the layers go by short names of their descriptors.
+fn overlay_the_old_way(
     lower: &[CString],
     upper: &CStr,
     work: &CStr,
     volatile: bool,
 ) -> Result<OwnedFd> {
-    for layer in lower {
-        set_directory(context, "lowerdir+", layer)?;
-    }
+    let open = |path: &CStr| {
+        rustix::fs::open(
+            path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+    };
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let layers = lower
+        .iter()
+        .map(|layer| open(layer))
+        .collect::<Result<Vec<_>>>()?;
+    let (upper_fd, work_fd) = (open(upper)?, open(work)?);
+    let names: Vec<String> = layers.iter().map(name).collect();
+    let volatile = if volatile { ",volatile" } else { "" };
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}{volatile}",
+        names.join(":"),
+        name(&upper_fd),
+        name(&work_fd)
+    );
+    let options = CString::new(options).map_err(|_| Errno::INVAL)?;
+    // SAFETY: five C strings that live until the call is over.
+    let result = unsafe {
+        libc::mount(
+            c"overlay".as_ptr(),
+            upper.as_ptr(),
+            c"overlay".as_ptr(),
+            0,
+            options.as_ptr().cast(),
+        )
+    };
+    check(result.into())?;
+    let clone = clone_path(upper, false);
+    rustix::mount::unmount(upper, rustix::mount::UnmountFlags::DETACH)?;
+    let clone = clone?;
+    const PRIVATE: u64 = 1 << 18;
+    set_attributes(clone.as_fd(), &MountAttributes::new(0, 0, PRIVATE), false)?;
+    Ok(clone)
+}
+
+fn overlay_on(context: &FsContext, upper: &CStr, work: &CStr, volatile: bool) -> Result<OwnedFd> {
     set_directory(context, "upperdir", upper)?;
     set_directory(context, "workdir", work)?;
     if volatile {
@@ -307,5 +366,39 @@ fn set_directory(context: &FsContext, key: &str, path: &CStr) -> Result<()> {
             context.set(key, &name)
         }
         result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_mounting_an_overlay() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: not root");
+            return;
+        }
+        let dir = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = |name: &str| CString::new(dir.path().join(name).to_str().unwrap()).unwrap();
+        for name in ["one", "two", "upper", "work", "upper2", "work2"] {
+            std::fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        std::fs::write(dir.path().join("one/file"), "top").unwrap();
+        std::fs::write(dir.path().join("two/file"), "bottom").unwrap();
+        let lower = [path("one"), path("two")];
+        let read = |mount: OwnedFd| {
+            let content = crate::beneath::read_file(mount.as_fd(), "file", 100).unwrap();
+            rustix::fs::mkdirat(&mount, "new", Mode::from_raw_mode(0o755)).unwrap();
+            String::from_utf8(content).unwrap()
+        };
+        let mounted = overlay(&lower, &path("upper"), &path("work"), true).unwrap();
+        assert_eq!(read(mounted), "top");
+        assert!(dir.path().join("upper/new").exists());
+        let mounted = overlay_the_old_way(&lower, &path("upper2"), &path("work2"), true).unwrap();
+        assert_eq!(read(mounted), "top");
+        assert!(dir.path().join("upper2/new").exists());
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!table.contains(dir.path().to_str().unwrap()), "{table}");
     }
 }
