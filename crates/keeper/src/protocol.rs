@@ -190,7 +190,7 @@ pub enum Request {
         target: Target,
     },
     /// → [`Response::Watching`] and one socket that turns readable (one packet) when the log has grown, and reads as
-    /// ended when nothing more will come.
+    /// ended when nothing more will come: at once, if the container does not run.
     WatchLog {
         /// The container.
         container: ContainerId,

@@ -147,3 +147,31 @@ fn the_log_watch_tells_of_growth_and_of_the_end() {
     let watch = rig.client().call(Request::WatchLog { container: container.id }, Vec::new()).unwrap().into_fd().unwrap();
     assert_eq!(kekkai_sys::socket::receive(&watch, &mut buffer).unwrap().length, 0);
 }
+
+#[test]
+fn output_survives_input_that_nobody_reads() {
+    needs_root!();
+    let rig = Rig::new();
+    for _ in 0..10 {
+        let container = rig.container(&["echo", "done"], &Options { stdin: StdinMode::Once, ..Options::default() });
+        let session = rig.attach(Target::Container(container.id));
+        session.write(&[b'z'; 100_000]);
+        rig.start(&container).unwrap();
+        assert_eq!(rig.wait_container(&container), 0);
+        rig.forget(&container);
+        assert_eq!(session.read().stdout, b"done\n");
+    }
+}
+
+#[test]
+fn a_log_watch_of_what_does_not_run_ends_at_once() {
+    needs_root!();
+    let rig = Rig::new();
+    let container = rig.container(&["true"], &Options::default());
+    let watch = || rig.client().call(Request::WatchLog { container: container.id }, Vec::new()).unwrap().into_fd().unwrap();
+    assert_eq!(kekkai_sys::socket::receive(watch(), &mut [0; 4]).unwrap().length, 0);
+    rig.start(&container).unwrap();
+    rig.wait_container(&container);
+    rig.forget(&container);
+    assert_eq!(kekkai_sys::socket::receive(watch(), &mut [0; 4]).unwrap().length, 0);
+}

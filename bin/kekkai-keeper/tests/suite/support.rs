@@ -53,6 +53,7 @@ pub(crate) struct Rig {
     client: Option<KeeperClient>,
     events: Events,
     config: KeeperConfig,
+    made: Mutex<Vec<ContainerId>>,
 }
 
 /// What a container is started with.
@@ -108,7 +109,7 @@ impl Rig {
             spill_dir: dir.path().join("spill"),
             failpoints: failpoints.into(),
         };
-        let mut rig = Self { dir, client: None, events: Events::default(), config };
+        let mut rig = Self { dir, client: None, events: Events::default(), config, made: Mutex::default() };
         rig.connect();
         rig
     }
@@ -149,6 +150,7 @@ impl Rig {
     /// Makes a container, without starting it.
     pub(crate) fn container(&self, args: &[&str], options: &Options) -> Container {
         let id = ContainerId::random();
+        self.made.lock().unwrap().push(id);
         let upper = self.dir.path().join(format!("upper-{}", id.short()));
         std::fs::create_dir(&upper).unwrap();
         let mut spec = docker_spec(&cgroup(id));
@@ -286,9 +288,9 @@ impl Drop for Rig {
                 self.wait(task.target);
             }
             drop(self.call(Request::Forget { target: task.target }));
-            if let Target::Container(id) = task.target {
-                drop(Cgroup::new(&layout, &cgroup(id)).unwrap().remove());
-            }
+        }
+        for id in self.made.get_mut().unwrap() {
+            drop(Cgroup::new(&layout, &cgroup(*id)).unwrap().remove());
         }
         let info = self.client().info();
         let ended = self.call(Request::Shutdown);

@@ -26,7 +26,7 @@ use crate::failpoint;
 use crate::log::LogWriter;
 use crate::protocol::{Stream, UnixNanos};
 use crate::server::chores::Chores;
-use crate::server::session::{Delivery, LinkKey, Session};
+use crate::server::session::{Delivery, LinkKey, Session, hang_up};
 
 /// How much is read at once. A pipe holds 64 KiB.
 const READ: usize = 64 * 1024;
@@ -592,6 +592,7 @@ impl Work<'_> {
         let session = self.state.sessions.remove(at);
         let _ = epoll::delete(&self.pump.epoll, &*session.socket);
         let link = session.link;
+        hang_up(&session.socket);
         drop(session);
         self.pump.note(Note::SessionOver(link));
     }

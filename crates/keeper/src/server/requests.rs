@@ -402,8 +402,11 @@ impl Keeper {
     fn watch_log(&mut self, from: &ReplyTo, container: ContainerId) -> Result<(), Failure> {
         let target = Target::Container(container);
         let (ours, theirs) = pair()?;
-        let ended = self.task(target).is_some_and(|task| {
-            matches!(task.record.phase, Phase::Exited { .. }) && task.stdout.is_none() && task.stderr.is_none()
+        // As in Docker, only a running container is followed; one that is not has said everything.
+        let ended = self.task(target).is_none_or(|task| match task.record.phase {
+            Phase::Starting { .. } | Phase::Running => false,
+            Phase::Exited { .. } => task.stdout.is_none() && task.stderr.is_none(),
+            Phase::Pending => true,
         });
         if ended {
             // Nothing more will come: the reader sees the end at once.

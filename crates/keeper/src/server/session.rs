@@ -193,6 +193,14 @@ impl Backlog {
     }
 }
 
+/// Makes a session's socket ready to be closed: a Unix socket that is closed with something unread in it resets its
+/// peer, which then loses what it has not read itself.
+pub(crate) fn hang_up(socket: &OwnedFd) {
+    let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Read);
+    let flags = rustix::net::RecvFlags::DONTWAIT;
+    while rustix::net::recv(socket, &mut [0; 1], flags).is_ok_and(|(_, length)| length > 0) {}
+}
+
 /// Sends one frame; `false` when the socket is full.
 fn send(socket: &OwnedFd, stream: Stream, payload: &[u8]) -> io::Result<bool> {
     let head = [stream as u8];
@@ -249,6 +257,19 @@ mod tests {
         }
         assert!(got == data);
         assert!(!session.is_waiting());
+    }
+
+    #[test]
+    fn hanging_up_with_unread_input_resets_nobody() {
+        let (ours, theirs) = kekkai_sys::socket::message_pair().unwrap();
+        kekkai_sys::socket::send(&theirs, b"unread", &[]).unwrap();
+        let mut session = Session::new((0, 0), Arc::new(ours), true, true);
+        assert_eq!(session.deliver(Stream::Stdout, b"x", Path::new("/")), Delivery::Sent);
+        hang_up(&session.socket);
+        drop(session);
+        let mut buffer = [0; 8];
+        assert_eq!(kekkai_sys::socket::receive(&theirs, &mut buffer).unwrap().length, 2);
+        assert_eq!(kekkai_sys::socket::receive(&theirs, &mut buffer).unwrap().length, 0);
     }
 
     #[test]
