@@ -299,6 +299,20 @@ impl ContentStore {
         }
     }
 
+    /// Removes a blob whose bytes turned out to be wrong, leased or not: whoever needs it must store it again.
+    ///
+    /// # Errors
+    /// [`ContentError::Io`].
+    pub fn remove_damaged(&self, digest: &Digest) -> Result<(), ContentError> {
+        let path = self.path(digest);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(ContentError::Io { operation: "remove", path, source })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Every blob with its size.
     ///
     /// # Errors
@@ -316,16 +330,29 @@ impl ContentStore {
         Ok(all)
     }
 
-    /// Removes every blob that neither `used` nor a lease wants; returns the bytes freed.
+    /// Takes away every blob that neither `used` nor a lease wants; returns the bytes. `take` is given the files; it may
+    /// unlink them, or move them to where they are unlinked later.
     ///
     /// # Errors
     /// [`ContentError::Io`].
-    pub fn collect(&self, used: &dyn Fn(&Digest) -> bool) -> Result<u64, ContentError> {
+    pub fn collect(
+        &self,
+        used: &dyn Fn(&Digest) -> bool,
+        take: &dyn Fn(&Path) -> io::Result<()>,
+    ) -> Result<u64, ContentError> {
         let mut freed = 0;
-        for (digest, _) in self.list()? {
-            if !used(&digest) {
-                freed += self.remove(&digest)?;
+        for (digest, size) in self.list()? {
+            if used(&digest) {
+                continue;
             }
+            // Held, so that no lease is taken on it meanwhile.
+            let leases = locked(&self.leases);
+            if leases.contains_key(&digest) {
+                continue;
+            }
+            let path = self.path(&digest);
+            take(&path).map_err(failed("remove", &path))?;
+            freed += size;
         }
         Ok(freed)
     }
@@ -438,10 +465,10 @@ mod tests {
         let (a, b, c) = (store.put(b"a").unwrap(), store.put(b"bb").unwrap(), store.put(b"ccc").unwrap());
         let lease = store.lease();
         lease.add(&b);
-        assert_eq!(store.collect(&|digest| *digest == a).unwrap(), 3);
+        assert_eq!(store.collect(&|digest| *digest == a, &|path| fs::remove_file(path)).unwrap(), 3);
         assert!(store.size(&a).is_some() && store.size(&b).is_some() && store.size(&c).is_none());
         drop(lease);
-        assert_eq!(store.collect(&|digest| *digest == a).unwrap(), 2);
+        assert_eq!(store.collect(&|digest| *digest == a, &|path| fs::remove_file(path)).unwrap(), 2);
         assert!(matches!(store.reader(&b), Err(ContentError::NotFound(_))));
     }
 

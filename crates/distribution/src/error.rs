@@ -55,7 +55,7 @@ pub enum DistributionError {
         detail: String,
     },
     /// Content that is not what it should be.
-    #[error("{context} failed verification: expected {expected}, got {actual}")]
+    #[error("{context} verification failed for digest {expected}: got {actual}")]
     WrongDigest {
         /// `manifest`, `filesystem layer`, `image config`.
         context: &'static str,

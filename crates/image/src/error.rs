@@ -51,7 +51,7 @@ pub enum ImageError {
     #[error("{0}")]
     Archive(String),
     /// Content that is not what it should be.
-    #[error("{context} failed verification: expected {expected}, got {actual}")]
+    #[error("{context} verification failed for digest {expected}: got {actual}")]
     WrongDigest {
         /// Which.
         context: &'static str,
@@ -92,6 +92,9 @@ pub enum ImageError {
         /// Its text.
         message: String,
     },
+    /// A fail point of the crash suite.
+    #[error("fail point {0}")]
+    FailPoint(&'static str),
     /// The work was given up (the daemon stops, or a thread died).
     #[error("the operation was cancelled")]
     Cancelled,
@@ -115,6 +118,7 @@ impl Classify for ImageError {
             | Self::Tar(_)
             | Self::Metadata(_)
             | Self::Io { .. }
+            | Self::FailPoint(_)
             | Self::Cancelled => ErrorClass::Internal,
         }
     }

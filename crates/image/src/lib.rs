@@ -9,6 +9,7 @@
 mod builtin;
 mod catalog;
 mod error;
+pub mod failpoint;
 mod load;
 mod model;
 mod pull;

@@ -61,6 +61,7 @@ pub(crate) fn load(
     progress: &ProgressSink,
 ) -> Result<Vec<LoadedImage>, ImageError> {
     let spool = Spool::fill(store, input)?;
+    crate::failpoint::check(crate::failpoint::LOAD_SPOOLED)?;
     let loaded = if spool.has("manifest.json") {
         load_archive(store, &spool, progress)
     } else if spool.has("index.json") {

@@ -12,7 +12,6 @@
 
 use std::collections::HashMap;
 use std::io::{BufReader, Read};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Buf, Bytes};
@@ -24,10 +23,12 @@ use kekkai_distribution::{
 use kekkai_oci::image_documents::{Descriptor, ImageManifest, media};
 use kekkai_snapshot::StagedLayer;
 use kekkai_types::{DiffId, Digest, Platform, Reference};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, Semaphore};
 use tokio::task::JoinSet;
 
 use crate::error::ImageError;
+use crate::failpoint;
 use crate::model::{Image, PullOutcome};
 use crate::store::{LARGEST_CONFIG, MOST_LAYERS, NewImage, Store, parse_config};
 
@@ -179,6 +180,7 @@ impl Puller {
             .await?;
         let parsed = parse_config(&manifest.config.digest, &config)?;
         let layers = parsed.rootfs.diff_ids;
+        failpoint::check(failpoint::PULL_RESOLVED)?;
         if layers.len() != manifest.layers.len() {
             return Err(ImageError::Config {
                 digest: manifest.config.digest,
@@ -197,6 +199,10 @@ impl Puller {
         for layer in &order {
             held.push(self.layers.lock(layer).await);
         }
+        let pin = {
+            let (store, layers) = (Arc::clone(store), layers.clone());
+            blocking(move || Ok(store.pin(&layers))).await?
+        };
         let staged = self
             .layers(
                 store,
@@ -226,7 +232,12 @@ impl Puller {
                 store.content.put(document)?;
             }
             let image = store.commit(new, staged);
-            drop(lease);
+            // Held until here, whatever becomes of the future that waits for this.
+            drop((lease, pin, held));
+            if image.is_err() {
+                // Its layers may be published already.
+                store.collect()?;
+            }
             image
         })
         .await
@@ -242,17 +253,19 @@ impl Puller {
         lease: &Arc<kekkai_content::Lease>,
         progress: &ProgressSink,
     ) -> Result<Vec<StagedLayer>, ImageError> {
-        let mut tasks = JoinSet::new();
-        let mut begun: Vec<&DiffId> = Vec::new();
+        let mut begun: Vec<(&DiffId, &Descriptor)> = Vec::new();
         for (layer, descriptor) in layers.iter().zip(descriptors) {
             let id = descriptor.digest.short().to_owned();
             lease.add(&descriptor.digest);
-            if store.has_layer(layer) || begun.contains(&layer) {
+            if store.has_layer(layer) || begun.iter().any(|(known, _)| *known == layer) {
                 progress(PullEvent::layer(id, "Already exists"));
                 continue;
             }
-            begun.push(layer);
+            begun.push((layer, descriptor));
             progress(PullEvent::layer(id, "Pulling fs layer"));
+        }
+        let mut tasks = JoinSet::new();
+        for &(layer, descriptor) in &begun {
             let (store, repository, progress) =
                 (Arc::clone(store), repository.clone(), Arc::clone(progress));
             let (downloads, layer, descriptor) = (
@@ -361,17 +374,17 @@ async fn one_layer(
             }
             // The blob we kept is damaged; a fresh one replaces it.
             Err(_) => {
-                store.content.remove(&descriptor.digest)?;
+                store.content.remove_damaged(&descriptor.digest)?;
             }
         }
     }
 
     let mut stream = repository.blob(&descriptor).await?;
-    let (to_keep, kept) = sync_channel::<Bytes>(QUEUE);
-    let (to_unpack, unpacked) = sync_channel::<Bytes>(QUEUE);
+    let (to_keep, kept) = channel::<Bytes>(QUEUE);
+    let (to_unpack, unpacked) = channel::<Bytes>(QUEUE);
     let keeping = {
         let (store, digest) = (Arc::clone(&store), descriptor.digest.clone());
-        tokio::task::spawn_blocking(move || keep(&store, &digest, &kept, &to_unpack))
+        tokio::task::spawn_blocking(move || keep(&store, &digest, kept, &to_unpack))
     };
     let unpacking = {
         let (store, layer) = (Arc::clone(&store), layer.clone());
@@ -392,11 +405,11 @@ async fn one_layer(
     let downloaded = async {
         while let Some(chunk) = stream.next().await? {
             got += chunk.len() as u64;
-            if !send(&to_keep, chunk).await {
+            if to_keep.send(chunk).await.is_err() {
                 // The stage behind ended with an error that says more.
                 return Ok(());
             }
-            if got - told >= PROGRESS_STEP {
+            if told == 0 || got - told >= PROGRESS_STEP {
                 told = got;
                 progress(
                     PullEvent::layer(id.clone(), "Downloading").at(got, Some(descriptor.size)),
@@ -408,6 +421,7 @@ async fn one_layer(
     .await;
     drop(to_keep);
     if downloaded.is_ok() {
+        progress(PullEvent::layer(id.clone(), "Verifying Checksum"));
         progress(PullEvent::layer(id.clone(), "Download complete"));
         progress(
             PullEvent::layer(id.clone(), "Extracting").at(descriptor.size, Some(descriptor.size)),
@@ -419,24 +433,9 @@ async fn one_layer(
     downloaded?;
     kept?;
     let staged = staged?;
+    failpoint::check(failpoint::PULL_STAGED)?;
     progress(PullEvent::layer(id, "Pull complete"));
     Ok(staged)
-}
-
-/// Sends without blocking the runtime's thread; false when nobody listens any more.
-async fn send(channel: &SyncSender<Bytes>, chunk: Bytes) -> bool {
-    use std::sync::mpsc::TrySendError;
-    let mut chunk = chunk;
-    let mut pause = std::time::Duration::from_micros(200);
-    loop {
-        match channel.try_send(chunk) {
-            Ok(()) => return true,
-            Err(TrySendError::Disconnected(_)) => return false,
-            Err(TrySendError::Full(back)) => chunk = back,
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(std::time::Duration::from_millis(5));
-    }
 }
 
 /// Writes and hashes a blob as it comes and passes it on. The unpacking stage may stop listening: its error is reported
@@ -444,15 +443,16 @@ async fn send(channel: &SyncSender<Bytes>, chunk: Bytes) -> bool {
 fn keep(
     store: &Store,
     digest: &Digest,
-    from: &Receiver<Bytes>,
-    to: &SyncSender<Bytes>,
+    mut from: Receiver<Bytes>,
+    to: &Sender<Bytes>,
 ) -> Result<(), ImageError> {
     let mut writer = store.content.writer()?;
     let mut listening = true;
-    while let Ok(chunk) = from.recv() {
+    while let Some(chunk) = from.blocking_recv() {
         writer.write(&chunk)?;
+        failpoint::check(failpoint::PULL_BLOB)?;
         if listening {
-            listening = to.send(chunk).is_ok();
+            listening = to.blocking_send(chunk).is_ok();
         }
     }
     let actual = writer.digest();
@@ -464,7 +464,7 @@ fn keep(
         });
     }
     writer.commit(digest)?;
-    Ok(())
+    failpoint::check(failpoint::PULL_KEPT)
 }
 
 fn unpack(
@@ -485,9 +485,9 @@ struct Chunks {
 impl Read for Chunks {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         while self.rest.is_empty() {
-            match self.channel.recv() {
-                Ok(chunk) => self.rest = chunk,
-                Err(_) => return Ok(0),
+            match self.channel.blocking_recv() {
+                Some(chunk) => self.rest = chunk,
+                None => return Ok(0),
             }
         }
         let length = self.rest.len().min(buffer.len());

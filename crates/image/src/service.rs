@@ -64,6 +64,11 @@ impl ImageService {
             .pull(&self.store, reference, &platform, credentials, progress)
             .await;
         self.puller.client.close_idle();
+        if outcome.is_err() {
+            // What a failed pull fetched is nobody's.
+            let store = Arc::clone(&self.store);
+            blocking(move || store.collect()).await?;
+        }
         outcome
     }
 

@@ -7,6 +7,8 @@
 //! What must stay true: a row is written after everything it needs is durable, and deleted before any of it goes;
 //! changes happen one at a time; every method blocks.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use kekkai_content::{ContentError, ContentStore, Sha256};
@@ -17,6 +19,7 @@ use kekkai_types::{ChainId, DiffId, Digest, Reference, Timestamp};
 
 use crate::catalog::{Catalog, ImageRecord};
 use crate::error::ImageError;
+use crate::failpoint;
 use crate::model::{
     Image, ImageServiceConfig, ImageUser, ListFilter, PruneReport, RemoveOptions, RemovedItem,
 };
@@ -49,6 +52,22 @@ pub(crate) struct Store {
     database: Arc<Database>,
     catalog: RwLock<Catalog>,
     changing: Mutex<()>,
+    /// Layers of pulls that run: found or published, and not in any row yet.
+    pins: Mutex<HashMap<u64, Vec<DiffId>>>,
+    next_pin: AtomicU64,
+}
+
+/// Keeps layers from being collected while it lives.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    store: Arc<Store>,
+    number: u64,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.store.pins().remove(&self.number);
+    }
 }
 
 impl Store {
@@ -93,6 +112,8 @@ impl Store {
             database,
             catalog: RwLock::new(catalog),
             changing: Mutex::new(()),
+            pins: Mutex::default(),
+            next_pin: AtomicU64::new(0),
         };
         store.collect()?;
         Ok(store)
@@ -108,6 +129,21 @@ impl Store {
 
     fn changing(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pins(&self) -> MutexGuard<'_, HashMap<u64, Vec<DiffId>>> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps `layers` from being collected. Waits for a collection that runs, so that what is there now stays there.
+    pub(crate) fn pin(self: &Arc<Self>, layers: &[DiffId]) -> Pin {
+        let _changing = self.changing();
+        let number = self.next_pin.fetch_add(1, Ordering::Relaxed);
+        self.pins().insert(number, layers.to_vec());
+        Pin {
+            store: Arc::clone(self),
+            number,
+        }
     }
 
     /// The image of a name, an id, or the beginning of one.
@@ -130,11 +166,13 @@ impl Store {
         let id = Sha256::of(&new.config);
         let config = Arc::new(parse_config(&id, &new.config)?);
         let layers = &config.rootfs.diff_ids;
-        self.content.put(&new.config)?;
-        // A collection between publishing and the rows would take the layers away again.
+        // A collection between storing and the rows would take blobs and layers away again.
         let _changing = self.changing();
+        self.content.put(&new.config)?;
         self.snapshotter.publish(staged)?;
+        failpoint::check(failpoint::COMMIT_PUBLISHED)?;
         self.snapshotter.assemble(layers)?;
+        failpoint::check(failpoint::COMMIT_ASSEMBLED)?;
         let layer_sizes = layers
             .iter()
             .map(|layer| self.snapshotter.layer(layer).map(|info| info.size))
@@ -166,6 +204,7 @@ impl Store {
         let mut changes = vec![Change::put_json(Table::Images, id.to_string(), &record)?];
         changes.extend(new.names.iter().map(|name| put_name(name, &id)));
         self.database.apply(changes, Durability::PowerCut)?;
+        failpoint::check(failpoint::COMMIT_ROWS)?;
         let mut catalog = self.catalog_mut();
         catalog.put(&id, record, config);
         for name in new.names {
@@ -201,10 +240,12 @@ impl Store {
         let plan = remove::plan(&self.catalog(), text, options, users)?;
         let used = plan.delete.as_ref().is_some_and(|id| !users(id).is_empty());
         let items = self.carry_out(&plan, used)?;
+        failpoint::check(failpoint::REMOVE_ROWS)?;
         self.forget_hidden(users)?;
         if plan.delete.is_some() {
             self.collect_locked()?;
         }
+        failpoint::check(failpoint::REMOVE_DONE)?;
         Ok(items)
     }
 
@@ -316,10 +357,17 @@ impl Store {
     fn collect_locked(&self) -> Result<u64, ImageError> {
         let (chains, blobs) = {
             let catalog = self.catalog();
-            (catalog.chains(), catalog.blobs())
+            let mut chains = catalog.chains();
+            chains.extend(self.pins().values().cloned());
+            (chains, catalog.blobs())
         };
         let freed = self.snapshotter.retain_layers(&chains)?;
-        self.content.collect(&|digest| blobs.contains(digest))?;
+        self.content
+            .collect(&|digest| blobs.contains(digest), &|path| {
+                self.snapshotter
+                    .discard(path)
+                    .map_err(std::io::Error::other)
+            })?;
         Ok(freed)
     }
 

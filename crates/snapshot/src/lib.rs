@@ -23,7 +23,7 @@ mod trash;
 use std::fmt::Debug;
 use std::io::Read;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kekkai_types::{ChainId, DiffId};
 
@@ -109,6 +109,9 @@ pub trait Snapshotter: Send + Sync + Debug {
 
     /// Forgets layers that no chain in `keep` uses, and everything half-made; returns the bytes that will become free.
     fn retain_layers(&self, keep: &[Vec<DiffId>]) -> Result<u64, SnapshotError>;
+
+    /// Takes a file or tree of the data root away: one rename now, unlinked later.
+    fn discard(&self, path: &Path) -> Result<(), SnapshotError>;
 
     /// Makes the writable snapshot `key` (a container id) over `layers`, lowest first.
     fn prepare(&self, key: &str, layers: &[DiffId], volatile: bool) -> Result<OverlayMount, SnapshotError>;

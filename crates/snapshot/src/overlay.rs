@@ -407,6 +407,10 @@ impl Snapshotter for OverlaySnapshotter {
         Ok(freed)
     }
 
+    fn discard(&self, path: &Path) -> Result<(), SnapshotError> {
+        self.trash.throw(path)
+    }
+
     fn prepare(&self, key: &str, layers: &[DiffId], volatile: bool) -> Result<OverlayMount, SnapshotError> {
         let lower = self.lower_of_snapshot(layers)?;
         let path = self.snapshot_path(key)?;

@@ -147,7 +147,7 @@ fn what_is_wrong_leaves_nothing() {
     assert!(matches!(driver.stage(&id, &mut &data[..700]), Err(SnapshotError::Unpack { .. })));
     drop(driver.stage(&id, &mut &data[..]).unwrap());
     assert!(driver.layer(&id).is_none());
-    assert!(matches!(driver.prepare("c", &[id.clone()], false), Err(SnapshotError::NoLayer(_))));
+    assert!(matches!(driver.prepare("c", std::slice::from_ref(&id), false), Err(SnapshotError::NoLayer(_))));
     for key in ["", "..", "a/b", ".x"] {
         assert!(matches!(driver.prepare(key, &[], false), Err(SnapshotError::NoSnapshot(_))), "{key}");
     }
@@ -224,7 +224,7 @@ fn layers_that_lean_on_their_parents() {
     assert_eq!(fs::metadata(merged.path("lib")).unwrap().mode() & 0o777, 0o711);
     assert_eq!((merged.read("lib/module").as_deref(), merged.read("alias").as_deref()), (Some("m"), Some("other")));
     drop(merged);
-    assert!(matches!(driver.assemble(&[top.clone()]), Err(SnapshotError::MissingLink { .. })));
+    assert!(matches!(driver.assemble(std::slice::from_ref(&top)), Err(SnapshotError::MissingLink { .. })));
     assert!(matches!(driver.assemble(&[plain.clone(), top.clone()]), Err(SnapshotError::MissingLink { .. })));
     let file = publish(&driver, &[(FILE, "plain", "a file", 0o644)]);
     assert!(matches!(driver.assemble(&[file, plain.clone()]), Err(SnapshotError::NotADirectory { .. })));
