@@ -47,6 +47,7 @@ points! {
     RECOVER_SWEPT = "recover.swept",
 }
 
+pub use kekkai_image::failpoint::ALL as OF_IMAGES;
 pub use kekkai_sys::failpoint::configure;
 
 /// Does what is set for `name`; nothing, usually.

@@ -38,7 +38,7 @@ fn start(
     inherited: anyhow::Result<Vec<std::os::fd::OwnedFd>>,
 ) -> anyhow::Result<()> {
     if args.failpoints {
-        for name in kekkai_engine::failpoint::ALL {
+        for name in kekkai_engine::failpoint::ALL.iter().chain(kekkai_engine::failpoint::OF_IMAGES) {
             println!("{name}");
         }
         return Ok(());
