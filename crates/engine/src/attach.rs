@@ -14,7 +14,7 @@ use crate::EngineError;
 use crate::container::{Container, Waiter};
 use crate::inner::Inner;
 use crate::model::{AttachOptions, Lifecycle, LogOptions, StdStream, WaitCondition, WaitResult};
-use crate::streams::{AttachStreams, DetachKeys, InputSink, OutputFrame, OutputStream, Session};
+use crate::streams::{AttachStreams, Attached, DetachKeys, InputSink, OutputFrame, OutputStream, Session};
 
 /// How much of a log is gathered in one frame.
 const FRAME: usize = 32 * 1024;
@@ -35,11 +35,11 @@ pub(crate) fn keeper_error(error: &kekkai_keeper::KeeperError) -> EngineError {
 pub(crate) async fn open_session(
     inner: &Arc<Inner>,
     request: AttachRequest,
-    container: Option<Arc<Container>>,
+    of: Attached,
 ) -> Result<Arc<Session>, EngineError> {
     let mut answer = inner.ask(Request::Attach(request), Vec::new()).await.map_err(|error| keeper_error(&error))?;
     let socket = answer.fds.pop().ok_or_else(|| EngineError::Internal("an attach without a socket".to_owned()))?;
-    Session::new(socket, container.map(|container| (Arc::clone(inner), container)))
+    Session::new(socket, Arc::clone(inner), of)
 }
 
 /// Attaches to a container.
@@ -75,7 +75,7 @@ pub(crate) async fn attach(
             stdout: options.stdout,
             stderr: options.stderr,
         };
-        Some(open_session(inner, request, Some(Arc::clone(&container))).await?)
+        Some(open_session(inner, request, Attached::Container(Arc::clone(&container))).await?)
     } else {
         None
     };

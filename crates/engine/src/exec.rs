@@ -1,6 +1,7 @@
 //! Exec sessions: a process more in a running container.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::inner::Inner;
 use crate::model::{ExecCreate, ExecStart, ExecView, Lifecycle, StdStream};
 use crate::plan;
 use crate::spec_builder::{self, capabilities};
-use crate::streams::{AttachStreams, DetachKeys, InputSink, OutputFrame, OutputStream};
+use crate::streams::{AttachStreams, Attached, DetachKeys, InputSink, OutputFrame, OutputStream};
 
 /// How long an ended session can still be inspected.
 const KEEP: Duration = Duration::from_secs(300);
@@ -34,6 +35,8 @@ pub(crate) struct ExecSession {
     pub(crate) container: ContainerId,
     pub(crate) created: Timestamp,
     pub(crate) request: Arc<ExecCreate>,
+    /// Attach sessions that the keeper may still be sending to.
+    pub(crate) sessions: AtomicUsize,
     state: Mutex<ExecState>,
 }
 
@@ -81,6 +84,9 @@ impl ExecSession {
             state.exit_code = Some(exit.status.code());
             state.ended = Some(Timestamp::from_unix_nanos(exit.at));
         }
+        if self.sessions.load(Ordering::Acquire) == 0 {
+            inner.forget(Target::Exec(self.id));
+        }
         if let Some(container) = inner.directory.get(self.container) {
             let extra = [("execID", self.id.to_string()), ("exitCode", exit.status.code().to_string())];
             inner.container_event(&container, "exec_die", &extra);
@@ -108,6 +114,7 @@ impl ExecSession {
             container,
             created: started,
             request: Arc::new(ExecCreate { tty, ..Default::default() }),
+            sessions: AtomicUsize::new(0),
             state: Mutex::new(ExecState { phase: ExecPhase::Running, pid, ..Default::default() }),
         })
     }
@@ -151,6 +158,7 @@ pub(crate) fn create(inner: &Inner, container: &Arc<Container>, request: ExecCre
         container: container.id,
         created: now,
         request: Arc::new(request),
+        sessions: AtomicUsize::new(0),
         state: Mutex::default(),
     });
     inner.directory.insert_exec(Arc::clone(&session));
@@ -288,7 +296,7 @@ async fn launch(
             stdout: request.attach_stdout,
             stderr: request.attach_stderr,
         };
-        Some(open_session(inner, attach, None).await?)
+        Some(open_session(inner, attach, Attached::Exec(Arc::clone(session))).await?)
     };
     let size = options.console_size.or(request.console_size).filter(|[rows, columns]| *rows > 0 && *columns > 0);
     let terminal = if request.tty {

@@ -203,7 +203,6 @@ fn connect_keeper(
         KeeperEvent::Exited { target: Target::Exec(id), exit, .. } => {
             if let (Some(session), Some(inner)) = (directory.exec(id), owner.get().and_then(Weak::upgrade)) {
                 session.exited(&inner, &exit);
-                inner.forget(Target::Exec(id));
             }
         }
         KeeperEvent::Resumed { generation } => tracing::warn!(generation, "the keeper was restarted by its guardian"),

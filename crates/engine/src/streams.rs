@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use kekkai_keeper::protocol::{Frame, Stream, Target};
@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::EngineError;
 use crate::container::Container;
+use crate::exec::ExecSession;
 use crate::inner::Inner;
 use crate::model::StdStream;
 
@@ -126,20 +127,46 @@ pub(crate) fn async_fd(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 #[derive(Debug)]
 pub(crate) struct Session {
     socket: AsyncFd<OwnedFd>,
-    /// Counted in the container, so that the keeper is not told to forget what it still sends.
-    counted: Option<(Arc<Inner>, Arc<Container>)>,
+    inner: Arc<Inner>,
+    of: Attached,
+}
+
+/// Whose session it is. Sessions are counted there, so that the keeper is not told to forget what it still sends.
+#[derive(Debug, Clone)]
+pub(crate) enum Attached {
+    Container(Arc<Container>),
+    Exec(Arc<ExecSession>),
+}
+
+impl Attached {
+    fn count(&self) -> &AtomicUsize {
+        match self {
+            Self::Container(container) => &container.sessions,
+            Self::Exec(session) => &session.sessions,
+        }
+    }
+
+    /// What the keeper may forget once nobody listens.
+    fn ended(&self) -> Option<Target> {
+        match self {
+            Self::Container(container) => {
+                let shared = container.lock();
+                let ended = shared.gone || matches!(shared.lifecycle(), crate::model::Lifecycle::Exited(_));
+                ended.then_some(Target::Container(container.id))
+            }
+            Self::Exec(session) => (!session.is_alive()).then_some(Target::Exec(session.id)),
+        }
+    }
 }
 
 impl Session {
     /// Takes over a session's socket.
-    pub(crate) fn new(socket: OwnedFd, container: Option<(Arc<Inner>, Arc<Container>)>) -> Result<Arc<Self>, EngineError> {
+    pub(crate) fn new(socket: OwnedFd, inner: Arc<Inner>, of: Attached) -> Result<Arc<Self>, EngineError> {
         rustix::io::ioctl_fionbio(&socket, true)
             .map_err(|error| EngineError::Io { action: "preparing a session".to_owned(), source: error.into() })?;
         let socket = async_fd(socket).map_err(EngineError::io("watching a session"))?;
-        if let Some((_, container)) = &container {
-            container.sessions.fetch_add(1, Ordering::AcqRel);
-        }
-        Ok(Arc::new(Self { socket, counted: container }))
+        of.count().fetch_add(1, Ordering::AcqRel);
+        Ok(Arc::new(Self { socket, inner, of }))
     }
 
     async fn receive(&self) -> Result<Option<OutputFrame>, EngineError> {
@@ -213,14 +240,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let Some((inner, container)) = self.counted.take() else { return };
-        let was_last = container.sessions.fetch_sub(1, Ordering::AcqRel) == 1;
-        let ended = {
-            let shared = container.lock();
-            shared.gone || matches!(shared.lifecycle(), crate::model::Lifecycle::Exited(_))
-        };
-        if was_last && ended {
-            inner.forget(Target::Container(container.id));
+        let was_last = self.of.count().fetch_sub(1, Ordering::AcqRel) == 1;
+        if was_last && let Some(target) = self.of.ended() {
+            self.inner.forget(target);
         }
     }
 }
