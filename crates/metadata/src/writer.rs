@@ -151,20 +151,18 @@ impl Committer {
         }
     }
 
-    fn commit_group(&mut self, group: Vec<Job>) {
+    fn commit_group(&mut self, mut group: Vec<Job>) {
         match self.commit(&group) {
             Ok(()) => self.acknowledge(group),
-            Err(error) if group.len() == 1 => {
-                for job in group {
-                    return (job.reply)(Err(error));
+            Err(error) => match (group.pop(), group.is_empty()) {
+                (Some(job), true) => (job.reply)(Err(error)),
+                // One job's failure is not the others': each on its own, in order.
+                (last, _) => {
+                    for job in group.into_iter().chain(last) {
+                        self.commit_group(vec![job]);
+                    }
                 }
-            }
-            // One job's failure is not the others': each on its own, in order.
-            Err(_) => {
-                for job in group {
-                    self.commit_group(vec![job]);
-                }
-            }
+            },
         }
     }
 

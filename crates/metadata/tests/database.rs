@@ -1,5 +1,10 @@
 //! The database as its users see it: durability, order, migrations, damage.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that fails should stop where it failed"
+)]
+
 use std::path::Path;
 use std::process::Command;
 use std::sync::mpsc;

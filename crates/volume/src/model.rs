@@ -154,4 +154,8 @@ pub(crate) struct Document {
     pub(crate) options: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
+    /// The container that an anonymous volume was made for. Taken away when that container lets go of it, so that what is
+    /// left with a container that never came to be can be told from what a removed one has left on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) made_for: Option<ContainerId>,
 }

@@ -69,18 +69,26 @@ impl VolumeStore {
 
     /// Makes a volume, or returns the one that has this name already.
     pub fn create(&self, request: CreateVolume) -> Result<Volume, VolumeError> {
-        let mut labels = request.labels;
+        self.create_for(&request, None)
+    }
+
+    fn create_for(
+        &self,
+        request: &CreateVolume,
+        container: Option<&ContainerId>,
+    ) -> Result<Volume, VolumeError> {
+        let mut labels = request.labels.clone();
         if request.anonymous {
             labels.insert(ANONYMOUS_LABEL.to_owned(), String::new());
         }
-        let name = match request.name {
-            Some(name) => name,
+        let name = match &request.name {
+            Some(name) => name.clone(),
             None => random_name(),
         };
         let driver = if request.driver.is_empty() {
             LOCAL.to_owned()
         } else {
-            request.driver
+            request.driver.clone()
         };
         if driver != LOCAL {
             return Err(VolumeError::Driver {
@@ -103,8 +111,9 @@ impl VolumeStore {
             version: DOCUMENT_VERSION,
             driver,
             created: Timestamp::now(),
-            options: request.options,
+            options: request.options.clone(),
             labels,
+            made_for: container.copied().filter(|_| request.anonymous),
         };
         let change = Change::put_json(Table::Volumes, name.as_str(), &document)?;
         self.database.apply(vec![change], request.durability)?;
@@ -135,7 +144,7 @@ impl VolumeStore {
         container: &ContainerId,
     ) -> Result<Volume, VolumeError> {
         loop {
-            let volume = self.create(request.clone())?;
+            let volume = self.create_for(&request, Some(container))?;
             match self.reference(&volume.name, container) {
                 Ok(()) => return self.inspect(volume.name.as_str()),
                 // Somebody removed it in this moment; an anonymous one has a name nobody else knows.
@@ -177,11 +186,47 @@ impl VolumeStore {
         Ok(())
     }
 
-    /// Notes that a container no longer has the volume. Idempotent, also when the volume is gone.
+    /// Notes that a container no longer has the volume. Idempotent, also when the volume is gone. Call it before the
+    /// container's row is deleted.
     pub fn unreference(&self, name: &VolumeName, container: &ContainerId) {
-        if let Some(entry) = self.lock().get_mut(name) {
-            entry.containers.remove(container);
+        let mut volumes = self.lock();
+        let Some(entry) = volumes.get_mut(name) else {
+            return;
+        };
+        entry.containers.remove(container);
+        if entry.document.made_for == Some(*container) {
+            entry.document.made_for = None;
+            if let Ok(change) = Change::put_json(Table::Volumes, name.as_str(), &entry.document) {
+                // Not waited for: the writer keeps the order, so it is written before the container's row is deleted.
+                self.database
+                    .submit(vec![change], Durability::Process, Box::new(drop));
+            }
         }
+    }
+
+    /// Removes the anonymous volumes of containers that never came to be: a daemon died between making the volume and
+    /// writing the container's row. `exists` says whether a container has one. For the start, after every container has
+    /// named its references.
+    pub fn sweep_unfinished(
+        &self,
+        exists: impl Fn(&ContainerId) -> bool,
+    ) -> Result<Vec<VolumeName>, VolumeError> {
+        let unfinished: Vec<VolumeName> = self
+            .lock()
+            .iter()
+            .filter(|(_, entry)| entry.containers.is_empty())
+            .filter(|(_, entry)| {
+                entry
+                    .document
+                    .made_for
+                    .is_some_and(|container| !exists(&container))
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        for name in &unfinished {
+            self.remove(name.as_str(), true)?;
+        }
+        Ok(unfinished)
     }
 
     /// The directory to mount into a container that starts; mounts the volume's own file system on it if it has one. Undone
@@ -506,6 +551,7 @@ fn adopted(name: &VolumeName, entry: &std::fs::DirEntry) -> Document {
             .then(|| (ANONYMOUS_LABEL.to_owned(), String::new()))
             .into_iter()
             .collect(),
+        made_for: None,
     }
 }
 

@@ -1,5 +1,10 @@
 //! Volumes as the engine uses them.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that fails should stop where it failed"
+)]
+
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -548,4 +553,32 @@ fn volumes_with_file_systems_of_their_own() {
         "{error}"
     );
     store.remove("missing", false).unwrap();
+}
+
+#[test]
+fn volumes_of_containers_that_never_came_to_be_are_swept() {
+    let lab = Lab::new();
+    let store = lab.open();
+    let (removed, there, never) = (
+        ContainerId::random(),
+        ContainerId::random(),
+        ContainerId::random(),
+    );
+    let anonymous = || CreateVolume::anonymous(Durability::Process);
+    let kept = store.ensure(anonymous(), &removed).unwrap().name;
+    store.unreference(&kept, &removed);
+    let used = store.ensure(anonymous(), &there).unwrap().name;
+    let unfinished = store.ensure(anonymous(), &never).unwrap().name;
+    let named_one = store.ensure(named("named"), &never).unwrap().name;
+    drop(store);
+    let store = lab.open();
+    store.reference(&used, &there).unwrap();
+    assert_eq!(
+        store.sweep_unfinished(|id| *id == there).unwrap(),
+        std::slice::from_ref(&unfinished)
+    );
+    for name in [kept, used, named_one] {
+        assert!(store.inspect(name.as_str()).is_ok(), "{name}");
+    }
+    assert!(store.inspect(unfinished.as_str()).is_err());
 }
