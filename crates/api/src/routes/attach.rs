@@ -8,29 +8,41 @@ use kekkai_types::Timestamp;
 
 use crate::http::{ApiError, ApiVersion, Call, Reply};
 use crate::routes::Api;
-use crate::stream::{Framing, Session, frames_body, raw_head, upgrade_head};
+use crate::stream::{Framing, HeadReader, Session, frames_body, raw_head, upgrade_head};
 
-/// Whether the client asked for an upgrade of its connection.
-pub(super) fn wants_upgrade(call: &Call) -> bool {
-    call.headers.contains_key(::http::header::UPGRADE)
+/// What a takeover's answer depends on.
+pub(super) struct Client {
+    upgrade: bool,
+    version: ApiVersion,
+    head_reader: HeadReader,
+}
+
+impl Client {
+    pub(super) fn of(call: &Call) -> Self {
+        Self {
+            upgrade: call.headers.contains_key(::http::header::UPGRADE),
+            version: call.version,
+            head_reader: HeadReader::of(call.header("user-agent")),
+        }
+    }
+
+    /// The head of the answer.
+    pub(super) fn head(&self, framing: Framing) -> String {
+        if self.upgrade {
+            upgrade_head(framing, self.version)
+        } else {
+            raw_head()
+        }
+    }
 }
 
 /// Hands a connection over to a session.
-pub(super) fn session(
-    api: &Api,
-    streams: AttachStreams,
-    upgrade: bool,
-    version: ApiVersion,
-) -> Reply {
+pub(super) fn session(api: &Api, streams: AttachStreams, client: &Client) -> Reply {
     let framing = Framing::for_terminal(streams.tty);
-    let head = if upgrade {
-        upgrade_head(framing, version)
-    } else {
-        raw_head()
-    };
     let spill_directory = api.settings().spill_directory.clone();
     let session = Session {
-        head,
+        head: client.head(framing),
+        head_reader: client.head_reader,
         streams,
         framing,
         spill_directory,
@@ -51,9 +63,9 @@ pub(super) async fn attach(api: Arc<Api>, mut call: Call, id: String) -> Result<
     };
     // What is in front of the stream must be read before the connection changes hands.
     call.bytes().await?;
-    let (upgrade, version) = (wants_upgrade(&call), call.version);
+    let client = Client::of(&call);
     let streams = api.engine().attach(&id, options).await?;
-    Ok(session(&api, streams, upgrade, version))
+    Ok(session(&api, streams, &client))
 }
 
 /// Gives a container's log.

@@ -74,7 +74,9 @@ impl Serialize for Line<'_> {
         let mut map = serializer.serialize_map(None)?;
         if matches!(event.kind, EventKind::Container | EventKind::Image) {
             map.serialize_entry("status", &*event.action)?;
-            map.serialize_entry("id", &*event.actor)?;
+            if !event.actor.is_empty() {
+                map.serialize_entry("id", &*event.actor)?;
+            }
         }
         if event.kind == EventKind::Container
             && let Some((_, image)) = event.attributes.iter().find(|(key, _)| key == "image")

@@ -11,9 +11,9 @@ use tokio::io::AsyncWriteExt;
 
 use crate::http::{ApiError, Call, Reply};
 use crate::routes::Api;
-use crate::routes::attach::{session, wants_upgrade};
+use crate::routes::attach::{Client, session};
 use crate::routes::containers::terminal_size;
-use crate::stream::{Framing, raw_head, upgrade_head};
+use crate::stream::Framing;
 
 /// Makes an exec session.
 pub(super) async fn create(api: Arc<Api>, mut call: Call, id: String) -> Result<Reply, ApiError> {
@@ -60,19 +60,14 @@ pub(super) async fn start(api: Arc<Api>, mut call: Call, id: String) -> Result<R
             .console_size("ConsoleSize")?
             .filter(|_| call.version.at_least(42)),
     };
-    let (upgrade, version) = (wants_upgrade(&call), call.version);
+    let client = Client::of(&call);
     match api.engine().exec_start(&id, options).await {
-        Ok(Some(streams)) => Ok(session(&api, streams, upgrade, version)),
+        Ok(Some(streams)) => Ok(session(&api, streams, &client)),
         Ok(None) => Ok(Reply::status(StatusCode::OK)),
         // The client learns of a command that cannot run as dockerd tells it: in the stream; the code by inspect.
         Err(error @ EngineError::StartFailed { .. }) if !options.detach => {
             let framing = Framing::for_terminal(options.tty);
-            let head = if upgrade {
-                upgrade_head(framing, version)
-            } else {
-                raw_head()
-            };
-            Ok(last_words(head, framing, &error))
+            Ok(last_words(client.head(framing), framing, &error))
         }
         Err(error) => Err(error.into()),
     }

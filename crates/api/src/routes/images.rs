@@ -166,7 +166,7 @@ pub(super) async fn inspect(api: Arc<Api>, call: Call, name: String) -> Result<R
     }
     fields.insert(
         "GraphDriver".to_owned(),
-        json!({"Data": null, "Name": "overlay2"}),
+        json!({"Data": {}, "Name": "overlay2"}),
     );
     fields.insert(
         "RootFS".to_owned(),

@@ -166,10 +166,7 @@ impl<'a> InspectOut<'a> {
                 data: &view.paths.graph_driver,
                 name: &view.paths.driver,
             },
-            size_rw: view
-                .size
-                .map(|size| size.writable)
-                .filter(|size| *size != 0),
+            size_rw: view.size.map(|size| size.writable),
             size_root_fs: view.size.map(|size| size.root_fs),
             mounts: mount_points(spec),
             config: ConfigOut::new(&spec.config),

@@ -146,16 +146,23 @@ pub(super) async fn load(api: Arc<Api>, mut call: Call) -> Result<Reply, ApiErro
         .into_data_stream()
         .map(|piece| piece.map_err(io::Error::other));
     let reader = StreamReader::new(Box::pin(pieces));
-    let (sink, lines) = progress();
+    let (all, lines) = progress();
+    let said = Arc::clone(&all);
     let sink: ProgressSink = Arc::new(move |event: PullEvent| {
         if event.stream || !quiet {
-            sink(event);
+            all(event);
         }
     });
     let work = async move {
         for image in api.engine().images().load(reader, sink).await? {
             let id = image.id.to_string();
             publish(&api, "load", &id, vec![("name".to_owned(), id.clone())]);
+            if image.names.is_empty() {
+                said(PullEvent::stream(format!("Loaded image ID: {id}\n")));
+            }
+            for name in &image.names {
+                said(PullEvent::stream(format!("Loaded image: {name}\n")));
+            }
         }
         Ok(())
     };

@@ -5,4 +5,4 @@ mod session;
 mod spill;
 
 pub(crate) use frames::{Framing, frames_body};
-pub(crate) use session::{Session, raw_head, upgrade_head};
+pub(crate) use session::{HeadReader, Session, raw_head, upgrade_head};

@@ -39,9 +39,33 @@ pub(crate) fn raw_head() -> String {
     "HTTP/1.1 200 OK\r\nContent-Type: application/vnd.docker.raw-stream\r\n\r\n".to_owned()
 }
 
+/// How a client takes the head of a takeover.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeadReader {
+    /// It may get the head and the first output in one piece.
+    Careful,
+    /// docker-py throws away what it reads beyond the head: output follows only after a pause.
+    Greedy,
+}
+
+impl HeadReader {
+    /// By the client's own name.
+    pub(crate) fn of(user_agent: &str) -> Self {
+        if user_agent.starts_with("docker-sdk-python/") || user_agent.starts_with("docker-py/") {
+            Self::Greedy
+        } else {
+            Self::Careful
+        }
+    }
+}
+
+/// Time in which a greedy client gets to read the head. dockerd needs longer than this to have any output.
+const HEAD_PAUSE: Duration = Duration::from_millis(5);
+
 /// A session about to begin.
 #[derive(Debug)]
 pub(crate) struct Session {
+    pub(crate) head_reader: HeadReader,
     /// The response head, written first.
     pub(crate) head: String,
     pub(crate) streams: AttachStreams,
@@ -59,8 +83,11 @@ impl Session {
             .ok();
         let (mut reader, mut writer) = tokio::io::split(hijacked.connection);
         let mut spill = Spill::new(&self.spill_directory);
-        if spill.push(Bytes::from(self.head)).await.is_err() {
+        if writer.write_all(self.head.as_bytes()).await.is_err() || writer.flush().await.is_err() {
             return;
+        }
+        if self.head_reader == HeadReader::Greedy {
+            tokio::time::sleep(HEAD_PAUSE).await;
         }
         let AttachStreams { output, input, .. } = self.streams;
         let finished = tokio::select! {
