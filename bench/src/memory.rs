@@ -69,10 +69,10 @@ pub(crate) fn of(processes: &[u32], tmpfs: Option<&Path>) -> Result<Memory> {
             .flatten()
         {
             let target = std::fs::read_link(entry.path()).unwrap_or_default();
-            if target.to_string_lossy().starts_with("/memfd:") {
-                if let Ok(data) = std::fs::metadata(entry.path()) {
-                    memfds.insert(data.ino(), data.blocks() as i64 * 512);
-                }
+            if target.to_string_lossy().starts_with("/memfd:")
+                && let Ok(data) = std::fs::metadata(entry.path())
+            {
+                memfds.insert(data.ino(), data.blocks() as i64 * 512);
             }
         }
     }

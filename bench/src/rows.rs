@@ -20,6 +20,9 @@ pub(crate) const NAMES: [&str; 9] = [
     "idle", "run", "none", "loaded", "exec", "parallel", "memory", "start", "ps",
 ];
 
+/// One row's work.
+type Step = fn(&mut Bench<'_>) -> Result<()>;
+
 struct Bench<'a> {
     options: &'a Options,
     docker: Option<Engine>,
@@ -49,7 +52,7 @@ pub(crate) fn run(options: &Options) -> Result<Report> {
     };
     bench.facts(registry.has_real_images);
     let wants = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
-    let steps: [(&str, fn(&mut Bench<'_>) -> Result<()>); 9] = [
+    let steps: [(&str, Step); 9] = [
         ("idle", |b| b.idle()),
         ("run", |b| b.run_bridge()),
         ("none", |b| b.run_none()),

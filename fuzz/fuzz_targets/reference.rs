@@ -1,5 +1,6 @@
 //! `cargo fuzz run reference`; built without cargo-fuzz, it runs the files named on its command line once each.
 
+#![allow(unexpected_cfgs, reason = "cargo-fuzz sets `fuzzing`")]
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

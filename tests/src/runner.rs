@@ -50,7 +50,7 @@ fn run(case: Case, lazy: &Lazy, cli: Cli) -> Result<(), Failed> {
 }
 
 /// Runs the cases in their three columns; the exit code is cargo's idea of a test's.
-pub fn main(cases: Vec<Case>) -> ExitCode {
+pub fn main(cases: &[Case]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // Four at a time: most of a case is waiting for somebody's daemon.
     arguments.test_threads = arguments.test_threads.or(Some(4));

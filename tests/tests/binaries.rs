@@ -1,5 +1,7 @@
 //! What the built executables must and must not contain.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where it fails")]
+
 use kekkai_tests::daemon::binary;
 
 /// Names that a static glibc executable may call only at the price of loading NSS modules at run time.
