@@ -8,7 +8,7 @@
 //! What must stay true: nothing on this path syncs, renames over, unlinks or waits for an RCU grace period; nothing but
 //! the cgroup outlives a failure.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 
 use kekkai_cgroups::{Cgroup, Join, Layout};
@@ -84,7 +84,6 @@ pub(crate) fn launch(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched, F
     } = fds;
     let root = mount_root(&plan.rootfs)?;
     let identity = user::resolve(root.as_fd(), &plan.process.user, &plan.process.groups)?;
-    ensure_cwd(&root, &plan.process.cwd)?;
 
     let layout = layout()?;
     let (tasks, into) = match join_handles(plan, layout)? {
@@ -142,10 +141,16 @@ pub(crate) fn launch(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched, F
 
 /// Makes the container's cgroup and sets its limits, ahead of the start.
 pub(crate) fn prepare_cgroup(plan: &ContainerPlan) -> Result<(), Failure> {
-    let group = Cgroup::new(layout()?, &plan.cgroup.path).map_err(|error| cgroup_failure(&error))?;
-    group.create(&plan.cgroup.limits).map_err(|error| cgroup_failure(&error))?;
+    let group =
+        Cgroup::new(layout()?, &plan.cgroup.path).map_err(|error| cgroup_failure(&error))?;
+    group
+        .create(&plan.cgroup.limits)
+        .map_err(|error| cgroup_failure(&error))?;
     // Opening the files once makes the kernel set them up: the start finds them ready.
-    group.join().map(drop).map_err(|error| cgroup_failure(&error))
+    group
+        .join()
+        .map(drop)
+        .map_err(|error| cgroup_failure(&error))
 }
 
 /// What the child joins the cgroup by. One that was prepared is taken as it is, if it still is there in whole.
@@ -230,10 +235,10 @@ fn mount_root(source: &RootfsSource) -> Result<OwnedFd, Failure> {
     }
 }
 
-/// The working directory is made if it is missing, as Docker does.
-fn ensure_cwd(root: &OwnedFd, cwd: &str) -> Result<(), Failure> {
-    match beneath::mkdir_all(root.as_fd(), cwd, Mode::from_raw_mode(0o755)) {
-        // A mount may still bring it, and what is wrong with it is found out when it is entered.
+/// The working directory is made if it is missing, in a volume too. What is wrong with one that cannot be made is found
+/// out when it is entered, except what Docker says before.
+fn ensure_cwd(root: BorrowedFd<'_>, cwd: &str) -> Result<(), Failure> {
+    match beneath::mkdir_all(root, cwd, Mode::from_raw_mode(0o755)) {
         Ok(_) | Err(Errno::ROFS | Errno::LOOP) => Ok(()),
         Err(Errno::NOTDIR | Errno::EXIST) => Err(Failure::worded(
             Stage::User,
@@ -392,6 +397,7 @@ fn set_up(plan: &ContainerPlan, prepare: &Prepare) -> Result<(), Failure> {
     mount::become_root(prepare.root.as_fd()).at(Stage::PivotRoot, &plan.id)?;
     let root = prepare.root.as_fd();
     let mounted = mounts::mount_all(root, &plan.mounts, &prepare.mounts)?;
+    ensure_cwd(root, &plan.process.cwd)?;
     if let Some(devices) = &plan.devices {
         super::devices::set_up(root, devices)?;
     }

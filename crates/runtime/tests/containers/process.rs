@@ -284,6 +284,90 @@ fn working_directory_is_made() {
 }
 
 #[test]
+fn working_directory_in_a_volume() {
+    needs_root!();
+    let volume = tempfile::tempdir().unwrap();
+    let bundle = Bundle::new()
+        .mount("/data", "bind", volume.path().to_str().unwrap(), &["rbind"])
+        .set("/process/cwd", json!("/data/sub"))
+        .args(&["pwd"]);
+    assert_eq!(bundle.stdout(), "/data/sub\n");
+    assert!(volume.path().join("sub").is_dir());
+}
+
+/// As `docker run --privileged`.
+#[test]
+fn privileged() {
+    needs_root!();
+    let all = kekkai_sys::capability::NAMES.to_vec();
+    let mut bundle = Bundle::new()
+        .set(
+            "/process/capabilities",
+            json!({"bounding": all, "effective": all, "permitted": all}),
+        )
+        .set("/linux/seccomp", json!(null))
+        .set("/linux/maskedPaths", json!([]))
+        .set("/linux/readonlyPaths", json!([]))
+        .set(
+            "/linux/resources/devices",
+            json!([{"allow": true, "access": "rwm"}]),
+        );
+    for mount in bundle.spec["mounts"].as_array_mut().unwrap() {
+        mount["options"]
+            .as_array_mut()
+            .unwrap()
+            .retain(|option| option != "ro");
+    }
+    let script = "mount -t tmpfs x /tmp && echo mounted; grep -E 'CapEff|Seccomp:' /proc/self/status; \
+                  mkdir /sys/fs/cgroup/pids/sub 2>/dev/null || mkdir /sys/fs/cgroup/sub; \
+                  echo privileged > /proc/sys/kernel/hostname; hostname";
+    let output = bundle.script(script).stdout();
+    assert!(output.starts_with("mounted\nCapEff:\t0000"), "{output}");
+    assert!(output.ends_with("Seccomp:\t0\nprivileged\n"), "{output}");
+}
+
+/// As `docker run --pid host --ipc host --uts host --network host`.
+#[test]
+fn namespaces_of_the_host() {
+    needs_root!();
+    let mut bundle = Bundle::new().set("/hostname", json!(null));
+    bundle.spec["linux"]["namespaces"] = json!([{"type": "mount"}]);
+    let script = "for n in pid uts ipc net; do readlink /proc/self/ns/$n; done; test -d /proc/2 && echo sees";
+    let output = bundle.script(script).stdout();
+    for name in ["pid", "uts", "ipc", "net"] {
+        let ours = std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap();
+        assert!(
+            output.contains(&*ours.to_string_lossy()),
+            "{name}: {output}"
+        );
+    }
+    assert!(output.ends_with("sees\n"), "{output}");
+}
+
+#[test]
+fn many_at_once() {
+    needs_root!();
+    let threads = (0..8).map(|index: i32| {
+        std::thread::spawn(move || {
+            for _ in 0..5 {
+                assert_eq!(
+                    Bundle::new()
+                        .script(&format!("echo {index}; exit {index}"))
+                        .run()
+                        .unwrap()
+                        .code,
+                    index
+                );
+            }
+        })
+    });
+    threads
+        .collect::<Vec<_>>()
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
 fn no_descriptor_leaks() {
     needs_root!();
     let bundle = Bundle::new()
