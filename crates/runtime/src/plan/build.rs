@@ -121,6 +121,15 @@ pub(super) fn container(
 pub(super) fn exec(process: &Process, container: &ContainerPlan) -> Result<ExecPlan, PlanError> {
     let mut plan = self::process(process, container.process.seccomp.clone(), None)?;
     plan.groups.clone_from(&container.additional_groups);
+    // What the process leaves open is the container's, as with runc; and it never gets more freedom by saying nothing.
+    let own = &container.process;
+    plan.no_new_privileges |= own.no_new_privileges;
+    plan.oom_score_adj = plan.oom_score_adj.or(own.oom_score_adj);
+    plan.capabilities = plan.capabilities.or(own.capabilities);
+    plan.apparmor = plan.apparmor.or_else(|| own.apparmor.clone());
+    if plan.rlimits.is_empty() {
+        plan.rlimits.clone_from(&own.rlimits);
+    }
     let ptrace = 1u64 << capability::number("CAP_SYS_PTRACE").unwrap_or_default();
     let bounding = container
         .process

@@ -519,6 +519,29 @@ fn exec_joins_everything() {
 }
 
 #[test]
+fn exec_has_the_containers_limits() {
+    needs_root!();
+    let bundle = Bundle::new()
+        .script("sleep 30")
+        .set("/process/noNewPrivileges", json!(true))
+        .set("/process/oomScoreAdj", json!(77))
+        .set(
+            "/process/rlimits",
+            json!([{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 99}]),
+        );
+    let (fds, _out, _err) = pipes();
+    let running = bundle.start(fds).unwrap();
+    let script = "grep NoNewPrivs /proc/self/status; cat /proc/self/oom_score_adj; ulimit -n";
+    let output = bundle.exec(&running, &["sh", "-c", script], |process| {
+        for key in ["noNewPrivileges", "oomScoreAdj", "rlimits", "capabilities"] {
+            process.as_object_mut().unwrap().remove(key);
+        }
+    });
+    assert_eq!(output.unwrap().stdout, "NoNewPrivs:\t1\n77\n99\n");
+    kill(&running);
+}
+
+#[test]
 fn exec_into_a_container_that_may_trace() {
     needs_root!();
     let mut all = DEFAULT_CAPABILITIES.to_vec();
