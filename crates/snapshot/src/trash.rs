@@ -20,6 +20,9 @@ const BATCH: u32 = 32;
 /// Longest pause: where an unlink discards blocks at once, a batch takes long, and a pause as long is enough.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
+/// Time between being woken and starting, so that whoever removed one container after another is served at once.
+const REST: Duration = Duration::from_millis(200);
+
 /// The directory and its thread.
 #[derive(Debug)]
 pub(crate) struct Trash {
@@ -69,7 +72,10 @@ impl Trash {
 }
 
 fn empty(path: &Path, woken: &mpsc::Receiver<()>) {
+    // For this thread alone; a kernel that refuses leaves it as it was.
+    let _ = rustix::process::setpriority_process(None, 19);
     while woken.recv().is_ok() {
+        std::thread::sleep(REST);
         // One look serves all who woke us.
         while woken.try_recv().is_ok() {}
         // A failure (a mount that is still in use, say) is tried again at the next wake-up or start.
