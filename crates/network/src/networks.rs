@@ -28,10 +28,11 @@ struct Document {
     subnet: Option<String>,
 }
 
+/// One network.
 #[derive(Clone, Debug)]
-struct Network {
-    id: NetworkId,
-    driver: NetworkDriver,
+pub(crate) struct Network {
+    pub(crate) id: NetworkId,
+    pub(crate) driver: NetworkDriver,
     document: Document,
     saved: bool,
 }
@@ -114,34 +115,52 @@ impl Networks {
         self.networks[0].id
     }
 
-    /// The networks with what is attached to the bridge.
-    pub(crate) fn list(
+    /// All of them, in Docker's order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Network> {
+        self.networks.iter()
+    }
+
+    /// One by name, identifier, or an identifier's unique prefix.
+    pub(crate) fn find(&self, name_or_id: &str) -> Result<&Network, NetworkError> {
+        if let Some(network) = self
+            .all()
+            .find(|network| network.document.name == name_or_id)
+        {
+            return Ok(network);
+        }
+        let mut fitting = self
+            .all()
+            .filter(|n| !name_or_id.is_empty() && n.id.to_string().starts_with(name_or_id));
+        match (fitting.next(), fitting.next()) {
+            (Some(network), None) => Ok(network),
+            (Some(_), Some(_)) => Err(NetworkError::Ambiguous(name_or_id.to_owned())),
+            (None, _) => Err(NetworkError::NotFound(name_or_id.to_owned())),
+        }
+    }
+}
+
+impl Network {
+    /// The network as it is shown, with what is attached to it.
+    pub(crate) fn describe(
         &self,
         config: &NetworkConfig,
         subnet: Subnet,
-        endpoints: &[EndpointRecord],
-    ) -> Vec<NetworkInfo> {
-        let describe = |network: &Network| {
-            let is_bridge = network.driver == NetworkDriver::Bridge;
-            NetworkInfo {
-                id: network.id,
-                name: network.document.name.clone(),
-                driver: network.driver,
-                created: network.document.created,
-                subnet: is_bridge.then_some(subnet),
-                options: if is_bridge {
-                    options(config)
-                } else {
-                    Vec::new()
-                },
-                endpoints: if is_bridge {
-                    endpoints.to_vec()
-                } else {
-                    Vec::new()
-                },
-            }
-        };
-        self.networks.iter().map(describe).collect()
+        endpoints: Vec<EndpointRecord>,
+    ) -> NetworkInfo {
+        let is_bridge = self.driver == NetworkDriver::Bridge;
+        NetworkInfo {
+            id: self.id,
+            name: self.document.name.clone(),
+            driver: self.driver,
+            created: self.document.created,
+            subnet: is_bridge.then_some(subnet),
+            options: if is_bridge {
+                options(config)
+            } else {
+                Vec::new()
+            },
+            endpoints,
+        }
     }
 }
 

@@ -20,9 +20,11 @@ use crate::firewall::{Firewall, FirewallPlan};
 use crate::flows::FlowCleaner;
 use crate::foreign;
 use crate::ipam::{interface_address, interface_name};
-use crate::model::{Endpoint, EndpointRecord, EndpointRequest, NetworkInfo, PublishedPort};
+use crate::model::{
+    Endpoint, EndpointRecord, EndpointRequest, NetworkDriver, NetworkInfo, PublishedPort,
+};
 use crate::netlink::Socket;
-use crate::networks::Networks;
+use crate::networks::{Network, Networks};
 use crate::pool::{Pool, Remains, SharedIpam};
 use crate::ports::Ports;
 use crate::watch::{Listener, Watch, Watching};
@@ -243,32 +245,37 @@ impl NetworkService {
     /// The networks there are: `bridge`, `host`, `none`.
     #[must_use]
     pub fn list(&self) -> Vec<NetworkInfo> {
-        let mut endpoints: Vec<EndpointRecord> = lock(&self.endpoints)
-            .values()
-            .map(|attached| attached.record.clone())
-            .collect();
-        endpoints.sort_by_key(|record| record.address);
         self.networks
-            .list(&self.core.config, self.core.bridge.subnet, &endpoints)
+            .all()
+            .map(|network| self.describe(network))
+            .collect()
     }
 
     /// One network by name, identifier, or an identifier's unique prefix.
     pub fn inspect(&self, name_or_id: &str) -> Result<NetworkInfo, NetworkError> {
-        let all = self.list();
-        if let Some(network) = all
-            .iter()
-            .find(|n| n.name == name_or_id || n.id.to_string() == name_or_id)
-        {
-            return Ok(network.clone());
+        self.networks
+            .find(name_or_id)
+            .map(|network| self.describe(network))
+    }
+
+    /// What [`NetworkService::inspect`] finds, without what is attached to it: cheap enough for every start.
+    pub fn resolve(&self, name_or_id: &str) -> Result<(NetworkId, NetworkDriver), NetworkError> {
+        self.networks
+            .find(name_or_id)
+            .map(|network| (network.id, network.driver))
+    }
+
+    fn describe(&self, network: &Network) -> NetworkInfo {
+        let mut endpoints = Vec::new();
+        if network.driver == NetworkDriver::Bridge {
+            endpoints.extend(
+                lock(&self.endpoints)
+                    .values()
+                    .map(|attached| attached.record.clone()),
+            );
+            endpoints.sort_by_key(|record| record.address);
         }
-        let mut fitting = all
-            .into_iter()
-            .filter(|n| !name_or_id.is_empty() && n.id.to_string().starts_with(name_or_id));
-        match (fitting.next(), fitting.next()) {
-            (Some(network), None) => Ok(network),
-            (Some(_), Some(_)) => Err(NetworkError::Ambiguous(name_or_id.to_owned())),
-            (None, _) => Err(NetworkError::NotFound(name_or_id.to_owned())),
-        }
+        network.describe(&self.core.config, self.core.bridge.subnet, endpoints)
     }
 
     /// The identifier of the default bridge.

@@ -68,6 +68,10 @@ impl VolumeStore {
     }
 
     /// Makes a volume, or returns the one that has this name already.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "what callers have at hand is theirs to give"
+    )]
     pub fn create(&self, request: CreateVolume) -> Result<Volume, VolumeError> {
         self.create_for(&request, None)
     }
@@ -138,6 +142,10 @@ impl VolumeStore {
 
     /// The volume of this name, made if there is none (`-v name:/path`), with `container` among its users at once, so that
     /// nobody can remove it in between.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "what callers have at hand is theirs to give"
+    )]
     pub fn ensure(
         &self,
         request: CreateVolume,

@@ -35,8 +35,8 @@ const NLMSG_DONE: u16 = 3;
 /// An attribute that holds others.
 const NLA_F_NESTED: u16 = 0x8000;
 const HEADER: usize = 16;
-/// Larger than any message the kernel sends (it caps dumps at 32 KiB).
-const RECEIVE_BUFFER: usize = 64 * 1024;
+/// As large as what the kernel sends at once (it caps the parts of a dump at 32 KiB, and looks at the size asked for).
+const RECEIVE_BUFFER: usize = 32 * 1024;
 /// How often a dump is repeated that others keep changing.
 const DUMP_ATTEMPTS: usize = 10;
 
