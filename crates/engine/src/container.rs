@@ -138,7 +138,7 @@ impl Container {
                 reason: state.reason.unwrap_or(crate::model::ExitReason::Lost),
             };
             shared.lifecycle = match state.phase {
-                Phase::Created => Lifecycle::Created,
+                Phase::Creating | Phase::Created => Lifecycle::Created,
                 Phase::Starting => Lifecycle::Starting,
                 Phase::Running | Phase::Paused => Lifecycle::Running(crate::model::RunningFacts {
                     pid: state.pid,

@@ -1,5 +1,6 @@
 //! Exec sessions: a process more in a running container.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,6 +13,7 @@ use kekkai_keeper::protocol::{
 use kekkai_oci::runtime::{Process, User};
 use kekkai_runtime::{ContainerPlan, plan_exec};
 use kekkai_types::{ContainerId, ExecId, Timestamp};
+use tokio::sync::Notify;
 
 use crate::EngineError;
 use crate::attach::{keeper_error, open_session};
@@ -25,6 +27,8 @@ use crate::plan;
 use crate::spec_builder::{self, capabilities};
 use crate::streams::{AttachStreams, Attached, DetachKeys, InputSink, OutputFrame, OutputStream};
 
+/// How long the end of the output waits for the end of the process.
+const RECORDED: Duration = Duration::from_millis(500);
 /// How long an ended session can still be inspected.
 const KEEP: Duration = Duration::from_secs(300);
 
@@ -37,6 +41,7 @@ pub(crate) struct ExecSession {
     pub(crate) request: Arc<ExecCreate>,
     /// Attach sessions that the keeper may still be sending to.
     pub(crate) sessions: AtomicUsize,
+    end: Notify,
     state: Mutex<ExecState>,
 }
 
@@ -67,9 +72,32 @@ impl ExecSession {
         self.lock().phase != ExecPhase::Ended
     }
 
-    /// Whether it is still of interest.
-    pub(crate) fn is_recent(&self, now: Timestamp) -> bool {
-        self.lock().ended.is_none_or(|ended| now.since(ended) < KEEP)
+    /// Whether it is still of interest: it may run, or it ended a short while ago. One that was never started goes with
+    /// its container.
+    fn is_recent(&self, now: Timestamp, containers: &HashSet<ContainerId>) -> bool {
+        let state = *self.lock();
+        match state.ended {
+            Some(ended) => now.since(ended) < KEEP,
+            None => state.phase != ExecPhase::Created || containers.contains(&self.container),
+        }
+    }
+
+    /// Resolves when its end is recorded; the last output can be read a moment earlier. One that closes its output and
+    /// runs on is not waited for.
+    pub(crate) async fn recorded(&self) {
+        let ended = async {
+            loop {
+                let notified = self.end.notified();
+                tokio::pin!(notified);
+                notified.as_mut().enable();
+                if !self.is_alive() {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        // Too late is only a worse answer.
+        let _ = tokio::time::timeout(RECORDED, ended).await;
     }
 
     /// The keeper says that its process is gone.
@@ -84,6 +112,7 @@ impl ExecSession {
             state.exit_code = Some(exit.status.code());
             state.ended = Some(Timestamp::from_unix_nanos(exit.at));
         }
+        self.end.notify_waiters();
         if self.sessions.load(Ordering::Acquire) == 0 {
             inner.forget(Target::Exec(self.id));
         }
@@ -115,6 +144,7 @@ impl ExecSession {
             created: started,
             request: Arc::new(ExecCreate { tty, ..Default::default() }),
             sessions: AtomicUsize::new(0),
+            end: Notify::new(),
             state: Mutex::new(ExecState { phase: ExecPhase::Running, pid, ..Default::default() }),
         })
     }
@@ -152,19 +182,26 @@ pub(crate) fn create(inner: &Inner, container: &Arc<Container>, request: ExecCre
         return Err(EngineError::Invalid("invalid environment variable in an exec".to_owned()));
     }
     let now = Timestamp::now();
-    inner.directory.retain_execs(|session| session.is_recent(now));
+    let containers: HashSet<ContainerId> = inner.directory.all().iter().map(|container| container.id).collect();
+    inner.directory.retain_execs(|session| session.is_recent(now, &containers));
     let session = Arc::new(ExecSession {
         id: ExecId::random(),
         container: container.id,
         created: now,
         request: Arc::new(request),
         sessions: AtomicUsize::new(0),
+        end: Notify::new(),
         state: Mutex::default(),
     });
     inner.directory.insert_exec(Arc::clone(&session));
+    let known: Vec<ExecId> = {
+        let shared = container.lock();
+        shared.exec_ids.clone()
+    };
+    let gone: Vec<ExecId> = known.into_iter().filter(|id| inner.directory.exec(*id).is_none()).collect();
     {
         let mut shared = container.lock();
-        shared.exec_ids.retain(|id| inner.directory.exec(*id).is_some());
+        shared.exec_ids.retain(|id| !gone.contains(id));
         shared.exec_ids.push(session.id);
     }
     failpoint::check(failpoint::EXEC_CREATED)?;

@@ -50,8 +50,14 @@ pub(crate) async fn open(config: EngineConfig) -> Result<Arc<Inner>, EngineError
     Ok(inner)
 }
 
-fn open_blocking(config: EngineConfig) -> Result<Arc<Inner>, EngineError> {
-    crate::failpoint::configure(&config.failpoints);
+fn open_blocking(mut config: EngineConfig) -> Result<Arc<Inner>, EngineError> {
+    if config.failpoints.is_empty() {
+        // Passed on to the keeper as well, whose environment is its own.
+        config.failpoints = std::env::var("KEKKAI_FAILPOINTS").unwrap_or_default();
+    }
+    if !config.failpoints.is_empty() {
+        crate::failpoint::configure(&config.failpoints);
+    }
     make_directory(&config.data_root, 0o711)?;
     make_directory(&config.data_root.join("containers"), 0o710)?;
     make_directory(&config.data_root.join("trash"), 0o700)?;

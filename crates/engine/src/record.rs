@@ -50,10 +50,31 @@ pub(crate) struct StoredState {
     pub(crate) endpoint: Option<EndpointRecord>,
 }
 
+impl StoredState {
+    /// That of a container that is being made.
+    pub(crate) fn creating() -> Self {
+        Self {
+            phase: Phase::Creating,
+            pid: 0,
+            started_at: None,
+            finished_at: None,
+            exit_code: 0,
+            reason: None,
+            error: String::new(),
+            oom_killed: false,
+            restart_count: 0,
+            asked_to_stop: false,
+            endpoint: None,
+        }
+    }
+}
+
 /// Where it was when it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Phase {
+    /// Half made: whatever it has is taken away by the next daemon.
+    Creating,
     Created,
     Starting,
     Running,

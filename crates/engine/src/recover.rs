@@ -27,7 +27,7 @@ use crate::inner::Inner;
 use crate::janitor::Chore;
 use crate::model::{ExitFacts, ExitReason, Lifecycle, MountKind, RestartPolicy, RunningFacts};
 use crate::owner::{Cleanup, Command};
-use crate::record::{ContainerRow, VERSION};
+use crate::record::{ContainerRow, Phase, VERSION};
 
 /// The exit code of a container whose end nobody saw.
 const LOST: i32 = 255;
@@ -102,7 +102,7 @@ pub(crate) fn recover(inner: &Arc<Inner>, replaced: Vec<Task>) -> Result<(), Eng
 
 fn restore(inner: &Arc<Inner>, id: ContainerId, row: ContainerRow, task: Option<Task>) -> Restored {
     let auto_remove = row.spec.host.auto_remove;
-    let removing = matches!(row.state.phase, crate::record::Phase::Removing | crate::record::Phase::Dead);
+    let removing = matches!(row.state.phase, Phase::Creating | Phase::Removing | Phase::Dead);
     let (container, queue) = Container::restored(id, row);
     let name = container.name();
     if let Err(error) = inner.directory.reserve(&name, id) {

@@ -102,7 +102,6 @@ impl Owner {
         if !container.has_sessions() {
             inner.forget(Target::Container(id));
         }
-        inner.directory.retain_execs(|session| session.container != id);
         inner.directory.remove(id);
         inner.directory.release(&name, id);
         inner.container_event(&container, "destroy", &[]);

@@ -106,7 +106,13 @@ impl OutputStream {
                 },
                 Source::Session(session) => match session.receive().await {
                     Ok(Some(frame)) => return Some(Ok(frame)),
-                    Ok(None) => self.source = Source::Ended,
+                    Ok(None) => {
+                        // Clients ask for the exit code as soon as the stream has ended.
+                        if let Attached::Exec(exec) = &session.of {
+                            exec.recorded().await;
+                        }
+                        self.source = Source::Ended;
+                    }
                     Err(error) => {
                         self.source = Source::Ended;
                         return Some(Err(error));

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use kekkai_image::Image;
-use kekkai_metadata::Durability;
+use kekkai_metadata::{Change, Durability, Table};
 use kekkai_types::{ContainerId, ContainerName, Timestamp, VolumeName};
 use kekkai_volume::CreateVolume;
 
@@ -19,6 +19,7 @@ use crate::failpoint;
 use crate::inner::Inner;
 use crate::model::{ContainerSpec, CreateContainer, Created, EventKind, HostOptions, MountKind, MountPoint};
 use crate::plan::{self, PlanFiles};
+use crate::record::{ContainerRow, StoredState, VERSION};
 use crate::spec_builder::{MASKED_PATHS, READONLY_PATHS};
 use crate::undo::Undo;
 
@@ -39,6 +40,7 @@ pub(crate) async fn create(inner: Arc<Inner>, request: CreateContainer) -> Resul
     failpoint::check(failpoint::CREATE_NAMED)?;
 
     let mut spec = spec;
+    announce(&inner, id, &name, &spec, &image, &mut undo)?;
     make_volumes(&inner, id, &mut spec, &image, &mut undo).await?;
     failpoint::check(failpoint::CREATE_VOLUMES)?;
 
@@ -243,6 +245,43 @@ fn reserve_name(inner: &Inner, id: ContainerId, wanted: Option<&str>) -> Result<
         }
     }
     Err(EngineError::Internal("no free name".to_owned()))
+}
+
+/// Writes the row before the first anonymous volume is made: should the daemon die in between, the next one knows
+/// whose the volume was. Rows are written in order, so nobody waits for this one.
+fn announce(
+    inner: &Arc<Inner>,
+    id: ContainerId,
+    name: &Arc<str>,
+    spec: &ContainerSpec,
+    image: &Image,
+    undo: &mut Undo,
+) -> Result<(), EngineError> {
+    if !spec.mounts.iter().any(|point| point.anonymous) {
+        return Ok(());
+    }
+    let row = ContainerRow {
+        version: VERSION,
+        name: name.to_string(),
+        created: Timestamp::now(),
+        layers: image.layers.clone(),
+        spec,
+        state: StoredState::creating(),
+    };
+    let change = Change::put_json(Table::Containers, id.to_string(), &row)?;
+    inner.database.submit(vec![change], Durability::Process, Box::new(log_failure));
+    let inner = Arc::clone(inner);
+    undo.push(move || {
+        let change = Change::delete(Table::Containers, id.to_string());
+        inner.database.submit(vec![change], Durability::Process, Box::new(log_failure));
+    });
+    Ok(())
+}
+
+fn log_failure(outcome: Result<(), kekkai_metadata::MetadataError>) {
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "announcing a container");
+    }
 }
 
 async fn make_volumes(
