@@ -23,6 +23,9 @@ pub(crate) struct DaemonArgs {
     /// Validate the configuration and exit
     #[arg(long)]
     pub(super) validate: bool,
+    /// Print the build that a keeper started for this daemon must name, and exit
+    #[arg(long, hide = true)]
+    pub(super) print_build: bool,
     /// Print the names of the crash suite's fail points and exit
     #[arg(long, hide = true)]
     pub(super) failpoints: bool,

@@ -38,9 +38,16 @@ fn start(
     inherited: anyhow::Result<Vec<std::os::fd::OwnedFd>>,
 ) -> anyhow::Result<()> {
     if args.failpoints {
-        for name in kekkai_engine::failpoint::ALL.iter().chain(kekkai_engine::failpoint::OF_IMAGES) {
+        for name in kekkai_engine::failpoint::ALL
+            .iter()
+            .chain(kekkai_engine::failpoint::OF_IMAGES)
+        {
             println!("{name}");
         }
+        return Ok(());
+    }
+    if args.print_build {
+        println!("{} {}", env!("CARGO_PKG_VERSION"), settings::short_build());
         return Ok(());
     }
     let validate = args.validate;

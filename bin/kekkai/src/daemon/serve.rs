@@ -51,9 +51,6 @@ pub(super) fn run(
         bail!("the daemon needs to run as root");
     }
     kekkai_sys::memory::keep_small();
-    if let Ok(points) = std::env::var("KEKKAI_FAILPOINTS") {
-        kekkai_engine::failpoint::configure(&points);
-    }
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     raise_descriptor_limit();
     let instance = Instance::claim(
@@ -122,13 +119,11 @@ impl Daemon<'_> {
         let mut hangup = signal(SignalKind::hangup())?;
         let listeners = self.listen(inherited)?;
         let (stop_system, mut system_stopped) = mpsc::channel(1);
-        let engine = tokio::select! {
-            opened = Engine::open(self.settings.engine.clone()) => opened.context("opening the engine")?,
-            _ = signals.leave() => {
-                tracing::info!("told to leave before the engine was open");
-                return Ok(());
-            }
+        let opened = tokio::select! {
+            opened = Engine::open(self.settings.engine.clone()) => opened.context("opening the engine"),
+            () = signals.leave() => Err(anyhow::anyhow!("told to leave before the engine was open")),
         };
+        let engine = opened.inspect_err(|_| self.remove_sockets())?;
         let server = Server::new(Api::new(engine.clone(), self.api_settings(stop_system)));
         let (stop, stopped) = watch::channel(false);
         for listener in listeners {

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use tracing::level_filters::LevelFilter;
 
 use super::options::Options;
+use crate::build_id;
 
 /// Port of TCP sockets that name none, without and with TLS.
 const PLAIN_PORT: u16 = 2375;
@@ -62,26 +63,20 @@ impl Settings {
     /// When one is wrong or not done; it is named.
     pub(super) fn read(directives: Map<String, Value>) -> anyhow::Result<Self> {
         let mut options = Options::new(directives);
-        let data_root = options
-            .text("data-root")?
-            .unwrap_or_else(|| "/var/lib/kekkai".to_owned());
-        let exec_root = PathBuf::from(
-            options
-                .text("exec-root")?
-                .unwrap_or_else(|| "/run/kekkai".to_owned()),
-        );
+        let data_root = path(&mut options, "data-root", || "/var/lib/kekkai".into())?;
+        let exec_root = path(&mut options, "exec-root", || "/run/kekkai".into())?;
         let keeper = match options.text("keeper")? {
-            Some(path) => path.into(),
+            Some(path) => std::path::absolute(path).context("invalid value for keeper")?,
             None => beside_this_executable()?,
         };
         let log = read_log(&mut options)?;
         let tls_mode = TlsMode::read(&mut options)?;
         let hosts = read_hosts(&mut options, &exec_root, &tls_mode)?;
         let group = options.text("group")?;
-        let pidfile = options
-            .text("pidfile")?
-            .map_or_else(|| exec_root.join("daemon.pid"), PathBuf::from);
-        let mut engine = EngineConfig::new(data_root.into(), exec_root, keeper);
+        let pidfile = path(&mut options, "pidfile", || exec_root.join("daemon.pid"))?;
+        let mut engine = EngineConfig::new(data_root, exec_root, keeper);
+        engine.git_commit = short_build();
+        engine.failpoints = std::env::var("KEKKAI_FAILPOINTS").unwrap_or_default();
         read_containers(&mut options, &mut engine)?;
         read_defaults(&mut options, &mut engine)?;
         engine.bridge = read_bridge(&mut options)?;
@@ -97,6 +92,27 @@ impl Settings {
             pidfile,
             log,
         })
+    }
+}
+
+/// The content of this executable in twelve digits. A keeper of another build is replaced once it keeps nothing.
+pub(super) fn short_build() -> String {
+    let build = build_id::current();
+    let hash = build
+        .split_once('-')
+        .map_or(build.as_str(), |(_, hash)| hash);
+    hash.chars().take(12).collect()
+}
+
+/// A path, made absolute: other processes get it too.
+fn path(
+    options: &mut Options,
+    key: &str,
+    default: impl FnOnce() -> PathBuf,
+) -> anyhow::Result<PathBuf> {
+    match options.text(key)? {
+        None => Ok(default()),
+        Some(text) => std::path::absolute(text).with_context(|| format!("invalid value for {key}")),
     }
 }
 

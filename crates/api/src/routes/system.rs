@@ -107,7 +107,8 @@ pub(super) async fn disk_usage(api: Arc<Api>, call: Call) -> Result<Reply, ApiEr
             .map(|image| ImageLine::new(image, call.version))
             .collect();
         for (line, image) in lines.iter_mut().zip(&images) {
-            line.containers = i64::try_from(api.engine().image_users(&image.id).len()).unwrap_or(-1);
+            line.containers =
+                i64::try_from(api.engine().image_users(&image.id).len()).unwrap_or(-1);
             line.shared_size = 0;
         }
         out.insert("Images".to_owned(), encode(&lines)?);
