@@ -121,7 +121,7 @@ impl Endpoint {
                     (_, tls) => tls,
                 };
                 let default_port = if tls.is_some() { 2376 } else { 2375 };
-                let (host, port) = split_host_port(authority, default_port).ok_or_else(|| bad())?;
+                let (host, port) = split_host_port(authority, default_port).ok_or_else(bad)?;
                 Transport::Tcp {
                     host,
                     port,

@@ -360,14 +360,15 @@ impl Client {
                     }
                     return Ok((response, sender));
                 }
-                // An idle connection that the daemon closed in the meantime says nothing about the daemon.
+                // An idle connection that the daemon closed in the meantime says nothing about the daemon. What may have
+                // been acted on is sent again only where that does no harm.
                 Err(error)
                     if reused
                         && retry
                         && attempts < 4
-                        && (error.is_closed()
-                            || error.is_canceled()
-                            || error.is_incomplete_message()) => {}
+                        && (error.is_canceled()
+                            || (request.method == Method::GET
+                                && (error.is_closed() || error.is_incomplete_message()))) => {}
                 Err(error) => return Err(error.into()),
             }
         }

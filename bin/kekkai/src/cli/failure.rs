@@ -60,7 +60,7 @@ impl From<std::io::Error> for Failure {
 }
 
 /// Several messages of one command, each on its line.
-pub(crate) fn join(messages: Vec<String>) -> Result<u8, Failure> {
+pub(crate) fn join(messages: &[String]) -> Result<u8, Failure> {
     if messages.is_empty() {
         Ok(0)
     } else {

@@ -236,11 +236,14 @@ fn dispatch(words: Vec<String>) -> Outcome {
         return Ok(0);
     }
     let cli = Cli::new(globals);
-    run(&cli, command, path, rest)
+    run(&cli, command, &path, rest)
 }
 
+/// A command, the words that lead to it, and the words after them.
+type Found = (&'static Command, String, Vec<String>);
+
 /// Follows the words down the tree. `None`: no words.
-fn find(words: &[String]) -> Result<Option<(&'static Command, String, Vec<String>)>, Failure> {
+fn find(words: &[String]) -> Result<Option<Found>, Failure> {
     let Some((first, mut rest)) = words.split_first() else {
         return Ok(None);
     };
@@ -269,7 +272,7 @@ fn find(words: &[String]) -> Result<Option<(&'static Command, String, Vec<String
     Ok(Some((command, path, rest.to_vec())))
 }
 
-fn run(cli: &Cli, command: &'static Command, path: String, words: Vec<String>) -> Outcome {
+fn run(cli: &Cli, command: &'static Command, path: &str, words: Vec<String>) -> Outcome {
     let action = match command.action {
         Action::Run(action) => action,
         Action::Missing => {
@@ -278,30 +281,31 @@ fn run(cli: &Cli, command: &'static Command, path: String, words: Vec<String>) -
             )));
         }
         Action::Group(_) => {
-            let wrong = match Matches::parse(command.flags, words, false, path.clone()) {
+            let wrong = match Matches::parse(command.flags, words, false, path.to_owned()) {
                 Err(Stop::Wrong(message)) => Some(message),
                 _ => None,
             };
             return match wrong {
-                Some(message) => Err(usage_failure(&message, &command.usage_line(&path), &path)),
+                Some(message) => Err(usage_failure(&message, &command.usage_line(path), path)),
                 None => {
-                    output::print(&help::of_command(command, &path))?;
+                    output::print(&help::of_command(command, path))?;
                     Ok(0)
                 }
             };
         }
     };
-    let matches = match Matches::parse(command.flags, words, command.interspersed, path.clone()) {
+    let matches = match Matches::parse(command.flags, words, command.interspersed, path.to_owned())
+    {
         Ok(matches) => matches,
         Err(Stop::Help) => {
-            output::print(&help::of_command(command, &path))?;
+            output::print(&help::of_command(command, path))?;
             return Ok(0);
         }
         Err(Stop::Wrong(message)) => {
-            return Err(usage_failure(&message, &command.usage_line(&path), &path));
+            return Err(usage_failure(&message, &command.usage_line(path), path));
         }
     };
-    if let Some(message) = command.arity_error(&path, matches.args.len()) {
+    if let Some(message) = command.arity_error(path, matches.args.len()) {
         return Err(Failure::new(message));
     }
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -3,7 +3,7 @@
 use super::command::{Arity, Command};
 use super::commands::{
     attach, containers, copy, create_options, events, exec, images, info, inspect, lists, login,
-    logs, prune, pull, run, stats, system, update, version, volumes,
+    logs, prune, pull, resource_lists, run, stats, system, update, version, volumes,
 };
 use super::completion;
 use super::flags::{Flag, list, switch, text};
@@ -378,10 +378,10 @@ static VOLUME_LS: Command = Command::new(
     "[OPTIONS]",
     "List volumes",
     Arity::None,
-    run!(lists::volumes),
+    run!(resource_lists::volumes),
 )
 .aliases(&["list"])
-.flags(lists::VOLUME_LS_FLAGS)
+.flags(resource_lists::VOLUME_LS_FLAGS)
 .paths(&["volume ls", "volume list"]);
 static VOLUME_PRUNE: Command = Command::new(
     "prune",
@@ -415,10 +415,10 @@ static NETWORK_LS: Command = Command::new(
     "[OPTIONS]",
     "List networks",
     Arity::None,
-    run!(lists::networks),
+    run!(resource_lists::networks),
 )
 .aliases(&["list"])
-.flags(lists::NETWORK_LS_FLAGS)
+.flags(resource_lists::NETWORK_LS_FLAGS)
 .paths(&["network ls", "network list"]);
 static SYSTEM_DF: Command = Command::new(
     "df",

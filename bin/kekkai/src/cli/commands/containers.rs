@@ -57,7 +57,7 @@ async fn for_each(cli: &Cli, names: &[String], make: &Make<'_>) -> Outcome {
         }
         output::print(&done)?;
     }
-    join(failures)
+    join(&failures)
 }
 
 async fn finish(client: &Client, request: Request) -> Result<(), ClientError> {
@@ -162,7 +162,7 @@ pub(crate) async fn remove(cli: &Cli, matches: &Matches) -> Outcome {
         }
         output::print(&done)?;
     }
-    join(failures)
+    join(&failures)
 }
 
 pub(crate) async fn rename(cli: &Cli, matches: &Matches) -> Outcome {
@@ -194,7 +194,7 @@ pub(crate) async fn wait(cli: &Cli, matches: &Matches) -> Outcome {
             Err(error) => failures.push(error.to_string()),
         }
     }
-    join(failures)
+    join(&failures)
 }
 
 pub(crate) async fn port(cli: &Cli, matches: &Matches) -> Outcome {

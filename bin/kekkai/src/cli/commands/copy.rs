@@ -387,7 +387,7 @@ async fn to_container(
     let placement = place(&name, is_directory, &target, destination)?;
     let new_name = placement.rename.map_or(name, |(_, new)| new);
     let (sender, receiver) = tokio::sync::mpsc::channel(16);
-    let packing = tokio::task::spawn_blocking(move || archive::pack(&source, &new_name, sender));
+    let packing = tokio::task::spawn_blocking(move || archive::pack(&source, &new_name, &sender));
     let sent = async {
         client
             .send(put(&placement.directory, channel_body(receiver)))

@@ -141,7 +141,7 @@ pub(crate) async fn remove(cli: &Cli, matches: &Matches) -> Outcome {
         }
         return Ok(0);
     }
-    join(failures)
+    join(&failures)
 }
 
 /// `Untagged: …` and `Deleted: …` lines.

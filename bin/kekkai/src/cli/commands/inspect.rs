@@ -185,7 +185,7 @@ async fn inspect(cli: &Cli, matches: &Matches, kinds: &[Kind]) -> Outcome {
                 Err((_, why)) => {
                     output::print(&format!("{text}\n"))?;
                     failures.insert(0, format!("template parsing error: {why}"));
-                    return super::super::failure::join(failures);
+                    return super::super::failure::join(&failures);
                 }
             }
             text.push('\n');
@@ -201,7 +201,7 @@ async fn inspect(cli: &Cli, matches: &Matches, kinds: &[Kind]) -> Outcome {
         bytes.push(b'\n');
         output::print_bytes(&bytes)?;
     }
-    super::super::failure::join(failures)
+    super::super::failure::join(&failures)
 }
 
 /// JSON with four blanks a level.

@@ -14,6 +14,7 @@ pub(super) mod login;
 pub(super) mod logs;
 pub(super) mod prune;
 pub(super) mod pull;
+pub(super) mod resource_lists;
 pub(super) mod run;
 pub(super) mod session;
 pub(super) mod stats;

@@ -471,7 +471,7 @@ pub(crate) async fn start(cli: &Cli, matches: &Matches) -> Outcome {
         if failed.is_empty() {
             return Ok(0);
         }
-        return join(vec![format!(
+        return join(&[format!(
             "Error: failed to start containers: {}",
             failed.join(", ")
         )]);

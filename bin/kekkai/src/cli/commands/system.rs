@@ -3,7 +3,8 @@
 use kekkai_client::Request;
 use serde_json::Value as Json;
 
-use super::lists::{FORMAT_HELP, container_row, volume_row};
+use super::lists::{FORMAT_HELP, container_row};
+use super::resource_lists::volume_row;
 use super::{items, number, text};
 use crate::cli::command::Outcome;
 use crate::cli::flags::{Flag, Matches, switch, text as text_flag};
@@ -206,7 +207,7 @@ fn verbose_text(answer: &Json) -> Result<String, Failure> {
     };
     let image_rows: Vec<Value> = items(&answer["Images"])
         .iter()
-        .map(|image| super::lists::image_usage_row(image))
+        .map(super::lists::image_usage_row)
         .collect();
     let container_rows: Vec<Value> = items(&answer["Containers"])
         .iter()

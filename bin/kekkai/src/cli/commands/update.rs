@@ -121,5 +121,5 @@ pub(crate) async fn update(cli: &Cli, matches: &Matches) -> Outcome {
     if !warnings.is_empty() {
         output::print(&warnings.join("\n"))?;
     }
-    join(failures)
+    join(&failures)
 }

@@ -77,5 +77,5 @@ pub(crate) async fn remove(cli: &Cli, matches: &Matches) -> Outcome {
             Err(error) => failures.push(error.to_string()),
         }
     }
-    join(failures)
+    join(&failures)
 }

@@ -276,11 +276,7 @@ impl Parser<'_> {
                     }
                     Some((token, _)) if token == *end => {
                         if operands.is_empty() {
-                            return Err(self.failure(if commands.is_empty() {
-                                format!("missing value for {context}")
-                            } else {
-                                format!("missing value for {context}")
-                            }));
+                            return Err(self.failure(format!("missing value for {context}")));
                         }
                         commands.push(Command { at, operands });
                         let later = commands

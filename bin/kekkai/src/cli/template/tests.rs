@@ -5,7 +5,7 @@ use super::*;
 fn sample() -> Value {
     from_json(&serde_json::json!({
         "Id": "abc", "Name": "/web", "Config": {"Env": ["a=1", "b=2"], "Labels": {"z": "26", "a": "1"}, "Cmd": null},
-        "State": {"Status": "running", "Running": true, "Pid": 7},
+        "State": {"Status": "running", "Running": true, "Paused": false, "Restarting": false, "OOMKilled": false, "Dead": false, "Pid": 7, "ExitCode": 0, "Error": "", "StartedAt": "S", "FinishedAt": "F"},
         "HostConfig": {"Binds": null, "PidsLimit": null, "LogConfig": {"Type": "json-file", "Config": {}}},
         "NetworkSettings": {"Networks": {"bridge": {"IPAddress": "1.2.3.4"}}, "Ports": {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8089"}]}},
     }))
@@ -47,7 +47,7 @@ fn rendering() {
         ("{{range .Config.Env}}{{println .}}{{end}}", "a=1\nb=2\n"),
         (
             "{{json .Config.Env}} {{json .State}}",
-            "[\"a=1\",\"b=2\"] {\"Status\":\"running\",\"Running\":true,\"Pid\":7}",
+            "[\"a=1\",\"b=2\"] {\"Status\":\"running\",\"Running\":true,\"Paused\":false,\"Restarting\":false,\"OOMKilled\":false,\"Dead\":false,\"Pid\":7,\"ExitCode\":0,\"Error\":\"\",\"StartedAt\":\"S\",\"FinishedAt\":\"F\"}",
         ),
         ("{{if .State.Running}}up{{else}}down{{end}}", "up"),
         (
@@ -74,7 +74,10 @@ fn rendering() {
             "Hello World abc [a b]",
         ),
         ("{{and 1 0}} {{or 0 \"\" \"z\"}} {{not true}}", "0 z false"),
-        ("{{.State}}", "{running true 7}"),
+        (
+            "{{.State}}",
+            "{running true false false false false 7 0  S F <nil>}",
+        ),
         (
             "{{range .Config.Env}}{{if eq . \"a=1\"}}{{continue}}{{end}}{{.}}{{break}}{{end}}",
             "b=2",

@@ -244,7 +244,7 @@ impl Write for ChannelWriter {
 pub(super) fn pack(
     source: &Path,
     name: &str,
-    sender: Sender<io::Result<Bytes>>,
+    sender: &Sender<io::Result<Bytes>>,
 ) -> io::Result<u64> {
     let writer = ChannelWriter {
         sender: sender.clone(),
@@ -318,7 +318,7 @@ mod tests {
         let (sender, mut receiver) = tokio::sync::mpsc::channel(16);
         let (chunks, unpacked) = std::sync::mpsc::sync_channel(1024);
         let (source, name) = (source.to_path_buf(), name.to_owned());
-        let packing = std::thread::spawn(move || pack(&source, &name, sender));
+        let packing = std::thread::spawn(move || pack(&source, &name, &sender));
         while let Some(chunk) = receiver.blocking_recv() {
             chunks.send(chunk?).unwrap();
         }

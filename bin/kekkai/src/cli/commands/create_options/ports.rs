@@ -87,12 +87,11 @@ pub(crate) fn publish(
         let key = format!("{port}/{protocol}");
         exposed.insert(key.clone(), json!({}));
         let binding = json!({"HostIp": bare_ip, "HostPort": host_port});
-        match bindings
+        let list = bindings
             .entry(key)
-            .or_insert_with(|| Json::Array(Vec::new()))
-        {
-            Json::Array(list) => list.push(binding),
-            _ => {}
+            .or_insert_with(|| Json::Array(Vec::new()));
+        if let Json::Array(list) = list {
+            list.push(binding);
         }
     }
     Ok(())
