@@ -2,7 +2,7 @@
 
 use kekkai_engine::model::{RemoveOptions, StopOptions};
 
-use crate::support::{Bench, Ran, busybox, logs, run, within};
+use crate::support::{Bench, Ran, busybox, logs, run, until_logged, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn create_start_logs_wait_remove() {
@@ -50,10 +50,11 @@ async fn stop_kill_restart_pause() {
         return;
     }
     let engine = bench.engine();
-    let mut request = busybox(&["sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.05; done"]);
+    let mut request = busybox(&["sh", "-c", "trap 'exit 5' TERM; echo ready; while :; do sleep 0.05; done"]);
     request.name = Some("web".into());
     engine.create(request).await.unwrap();
     engine.start("web").await.unwrap();
+    until_logged(engine, "web", "ready").await;
     assert!(matches!(engine.start("web").await, Err(kekkai_engine::EngineError::NotModified)));
     engine.pause("web").await.unwrap();
     assert_eq!(engine.inspect("web", false).await.unwrap().state.status.as_str(), "paused");

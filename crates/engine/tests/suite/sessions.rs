@@ -6,7 +6,7 @@ use kekkai_engine::model::{
 };
 use kekkai_types::Timestamp;
 
-use crate::support::{Bench, busybox, collect, logs, within};
+use crate::support::{Bench, busybox, collect, logs, until_logged, within};
 
 async fn sleeper(bench: &Bench, name: &str) -> String {
     let mut request = busybox(&["sleep", "1000"]);
@@ -114,6 +114,7 @@ async fn logs_follow_tail_and_timestamps() {
         assert_eq!(frame.stream, StdStream::Stdout);
         seen.push_str(&String::from_utf8_lossy(&frame.data));
     }
+    until_logged(engine, &id, "3").await;
     let options = LogOptions { stdout: true, follow: true, tail: Some(2), timestamps: true, ..Default::default() };
     let (mut output, tty) = engine.logs(&id, options).await.unwrap();
     assert!(!tty);

@@ -296,6 +296,16 @@ pub(crate) async fn logs(engine: &Engine, id: &str) -> Ran {
     within(collect(&mut output)).await
 }
 
+/// Waits until a container's log says `text`.
+pub(crate) async fn until_logged(engine: &Engine, id: &str, text: &str) {
+    let said = async {
+        while !logs(engine, id).await.stdout.contains(text) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(said).await;
+}
+
 /// What must happen soon.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
