@@ -11,6 +11,8 @@ mod local;
 mod reader;
 pub(crate) mod rotate;
 mod segment;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use config::{LogConfig, LogContext, LogDriver, LogMode, LogOptionError};

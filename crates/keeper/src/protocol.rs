@@ -322,7 +322,8 @@ pub enum Stream {
 
 /// One packet of an attach session, keeper to client: the stream's number, then at most [`Frame::MAX_PAYLOAD`] bytes.
 ///
-/// The session ends (end of file) when every stream that it asked for has ended. Packets from the client to the keeper
+/// The session ends (end of file) when the process has ended and all its output is through, after the exit was told as
+/// an event; for a process that closes its output and goes on, a tenth of a second after that. Packets from the client to the keeper
 /// are plain bytes for standard input, at most [`Frame::MAX_PAYLOAD`] each; `shutdown(SHUT_WR)` ends the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Frame<'a> {
@@ -464,6 +465,92 @@ impl fmt::Display for Target {
         match self {
             Self::Container(id) => write!(f, "container {id}"),
             Self::Exec(id) => write!(f, "exec {id}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::log::{LogConfig, LogDriver};
+
+    fn requests() -> Vec<Request> {
+        let container = ContainerId::random();
+        let log = LogConfig::new(LogDriver::JsonFile, "/x/y".into());
+        vec![
+            Request::Hello { version: 1, build: "b".into() },
+            Request::Start(Box::new(StartRequest {
+                container,
+                plan: vec![0, 255, 3],
+                joins: vec![Join::Network, Join::Pid],
+                log,
+                stdin: StdinMode::Once,
+                terminal: Terminal::Size(Some(TerminalSize { rows: 1, columns: 2 })),
+                cgroup: "kekkai/x".into(),
+            })),
+            Request::Attach(AttachRequest { target: Target::Exec(ExecId::random()), stdin: true, stdout: false, stderr: true }),
+            Request::Signal { target: Target::Container(container), signal: Signal::KILL },
+            Request::List,
+            Request::Shutdown,
+        ]
+    }
+
+    #[test]
+    fn round_trips() {
+        for request in requests() {
+            let body = encode_body(&request).unwrap();
+            assert_eq!(decode_body::<Request>(VERSION, &body).unwrap(), request);
+            assert_eq!(decode_body::<Request>(VERSION + 1, &body), Err(DecodeError::Version(VERSION + 1)));
+            let mut longer = body.clone();
+            longer.push(0);
+            assert_eq!(decode_body::<Request>(VERSION, &longer), Err(DecodeError::Body));
+            for cut in 0..body.len() {
+                assert!(decode_body::<Request>(VERSION, &body[..cut]).is_err());
+            }
+        }
+        let exit = Exit { status: ExitStatus::Signaled(9), oom: true, at: -1 };
+        let event = Event::Exited { target: Target::Container(ContainerId::random()), container: ContainerId::random(), exit };
+        assert_eq!(decode_body::<Event>(VERSION, &encode_body(&event).unwrap()).unwrap(), event);
+    }
+
+    /// The bytes of version 1, so that a change is noticed.
+    #[test]
+    fn version_one_stays_what_it_is() {
+        assert_eq!(encode_body(&Request::List).unwrap(), [6]);
+        assert_eq!(encode_body(&Request::Shutdown).unwrap(), [10]);
+        assert_eq!(encode_body(&Response::Done).unwrap(), [1]);
+        assert_eq!(encode_body(&Response::Again).unwrap(), [8]);
+        assert_eq!(encode_body(&Event::Resumed { generation: 3 }).unwrap(), [1, 3]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..300), first in 0..12_u8) {
+            drop(decode_body::<Request>(VERSION, &bytes));
+            drop(decode_body::<Response>(VERSION, &bytes));
+            drop(decode_body::<Event>(VERSION, &bytes));
+            drop(Frame::parse(&bytes));
+            drop(Header::decode(&bytes));
+            let mut with_kind = vec![first];
+            with_kind.extend(&bytes);
+            drop(decode_body::<Request>(VERSION, &with_kind));
+        }
+
+        #[test]
+        fn damaged_requests_are_survived(which in 0..6_usize, place in 0..400_usize, byte in any::<u8>()) {
+            let mut body = encode_body(&requests()[which]).unwrap();
+            let place = place % body.len();
+            body[place] = byte;
+            drop(decode_body::<Request>(VERSION, &body));
+        }
+
+        #[test]
+        fn headers_round_trip(version in any::<u16>(), sequence in any::<u64>(), memfd in any::<bool>()) {
+            let header = Header { version, kind: Kind::Event, flags: u8::from(memfd), sequence };
+            let bytes = header.encode();
+            prop_assert_eq!(Header::decode(&bytes), Ok((header, &[][..])));
         }
     }
 }

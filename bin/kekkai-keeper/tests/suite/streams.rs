@@ -175,3 +175,28 @@ fn a_log_watch_of_what_does_not_run_ends_at_once() {
     rig.forget(&container);
     assert_eq!(kekkai_sys::socket::receive(watch(), &mut [0; 4]).unwrap().length, 0);
 }
+
+#[test]
+fn closing_the_output_ends_the_sessions() {
+    needs_root!();
+    let rig = Rig::new();
+    let container = rig.container(&["sh", "-c", "echo bye; exec >/dev/null 2>&1; exec sleep 1000"], &Options::default());
+    let session = rig.attach(Target::Container(container.id));
+    rig.start(&container).unwrap();
+    assert_eq!(session.read().stdout, b"bye\n");
+    assert!(rig.client().list().unwrap()[0].exit.is_none());
+}
+
+#[test]
+fn a_session_ends_after_the_exit_was_told() {
+    needs_root!();
+    let rig = Rig::new();
+    for _ in 0..20 {
+        let container = rig.container(&["false"], &Options::default());
+        let session = rig.attach(Target::Container(container.id));
+        rig.start(&container).unwrap();
+        session.read();
+        let task = rig.client().list().unwrap().into_iter().find(|task| task.target == Target::Container(container.id));
+        assert_eq!(task.unwrap().exit.unwrap().status.code(), 1);
+    }
+}

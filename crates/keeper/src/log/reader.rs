@@ -136,7 +136,7 @@ impl LogReader {
     /// Whether newer files than the current one were found.
     fn find_successors(&mut self) -> Result<bool, LogError> {
         let Some(current) = &self.current else { return Ok(false) };
-        let found = successors(&self.config.path, self.config.max_file, current.inode)?;
+        let found = successors(&self.config.path, self.config.max_file, current.identity)?;
         if let Some(found) = found {
             self.later = found;
             return Ok(true);

@@ -39,6 +39,36 @@ impl Chore {
     }
 }
 
+/// Tells files apart for as long as a log is kept: a number alone is used again by the next file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    inode: u64,
+    /// Nanoseconds since 1970; 0 where the file system does not know.
+    born: u64,
+}
+
+impl Identity {
+    pub(crate) fn of(meta: &fs::Metadata) -> Self {
+        let born = meta.created().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        Self { inode: meta.ino(), born: born.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0) }
+    }
+
+    /// Whether both are known to be the same file.
+    pub(crate) fn is(self, other: Self) -> bool {
+        self == other && self.inode != 0
+    }
+
+    fn to_bytes(self) -> [u8; 16] {
+        (u128::from(self.born) << 64 | u128::from(self.inode)).to_le_bytes()
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8; 16]) -> Self {
+        let number = u128::from_le_bytes(*bytes);
+        let half = |number: u128| u64::try_from(number & u128::from(u64::MAX)).unwrap_or(0);
+        Self { inode: half(number), born: half(number >> 64) }
+    }
+}
+
 /// Shared by a log's writer and its compressions: how often it was rotated. Locked while names change.
 #[derive(Debug, Default)]
 pub(crate) struct Rotation {
@@ -150,7 +180,7 @@ impl Compress {
 
     fn write(&self, source: &File, temporary: &Path) -> io::Result<()> {
         let target = File::options().write(true).create(true).truncate(true).mode(0o640).open(temporary)?;
-        let extra = source.metadata()?.ino().to_le_bytes();
+        let extra = Identity::of(&source.metadata()?).to_bytes();
         let mut encoder =
             flate2::GzBuilder::new().extra(extra).write(target, flate2::Compression::new(4));
         let mut source = source;

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use crate::log::rotate::with_suffix;
+use crate::log::rotate::{Identity, with_suffix};
 use crate::log::{LogDriver, LogError, json, local};
 
 /// The most bytes that a compressed file may unpack to: far above any `max-size` one would compress.
@@ -20,8 +20,8 @@ const ATTEMPTS: usize = 20;
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) file: File,
-    /// The inode of the file as it was written; a compressed one remembers it.
-    pub(crate) inode: u64,
+    /// Which file it was when it was written; a compressed one remembers it.
+    pub(crate) identity: Identity,
     /// Whether `file` is compressed still.
     compressed: bool,
     path: PathBuf,
@@ -34,8 +34,8 @@ impl Segment {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let inode = if compressed { original_inode(&file).unwrap_or(0) } else { file.metadata()?.ino() };
-        Ok(Some(Self { file, inode, compressed, path }))
+        let identity = if compressed { original_identity(&file) } else { Some(Identity::of(&file.metadata()?)) };
+        Ok(Some(Self { file, identity: identity.unwrap_or_default(), compressed, path }))
     }
 
     /// Unpacks a compressed file into an unlinked one, so that it can be read from both ends.
@@ -173,13 +173,13 @@ fn temporary(directory: &Path) -> io::Result<File> {
     }
 }
 
-/// The inode that our own compression wrote into the gzip header's extra field (RFC 1952, 2.3).
-fn original_inode(file: &File) -> Option<u64> {
+/// The identity that our own compression wrote into the gzip header's extra field (RFC 1952, 2.3).
+fn original_identity(file: &File) -> Option<Identity> {
     let decoder = flate2::read::GzDecoder::new(file);
-    let inode = decoder.header()?.extra()?.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes));
+    let identity = decoder.header()?.extra()?.first_chunk::<16>().map(Identity::from_bytes);
     let mut file = file;
     file.seek(SeekFrom::Start(0)).ok()?;
-    inode
+    identity
 }
 
 /// Opens every file of the log, oldest first.
@@ -187,9 +187,9 @@ pub(crate) fn open_all(path: &Path, files: u32) -> Result<VecDeque<Segment>, Log
     let failed = |source| LogError::Io { operation: "cannot open log file", path: path.to_owned(), source };
     let mut last = VecDeque::new();
     for _ in 0..ATTEMPTS {
-        let before = inode(path);
+        let before = identity(path);
         last = open_once(path, files).map_err(failed)?;
-        if inode(path) == before {
+        if identity(path) == before {
             break;
         }
     }
@@ -208,7 +208,7 @@ fn open_once(path: &Path, files: u32) -> io::Result<VecDeque<Segment>> {
         };
         match found {
             // A file that moved on meanwhile is met twice.
-            Some(segment) if segments.iter().any(|known| known.inode == segment.inode && segment.inode != 0) => {}
+            Some(segment) if segments.iter().any(|known| known.identity.is(segment.identity)) => {}
             Some(segment) => segments.push_front(segment),
             None => gaps += 1,
         }
@@ -219,18 +219,18 @@ fn open_once(path: &Path, files: u32) -> io::Result<VecDeque<Segment>> {
     Ok(segments)
 }
 
-fn inode(path: &Path) -> Option<u64> {
-    fs::metadata(path).ok().map(|meta| meta.ino())
+fn identity(path: &Path) -> Option<Identity> {
+    fs::metadata(path).ok().map(|meta| Identity::of(&meta))
 }
 
-/// What follows the file with this inode, which is not the current one any more: newer files, oldest first. `None` if
+/// What follows this file, which is not the current one any more: newer files, oldest first. `None` if
 /// it still is the current one (or there is none yet).
-pub(crate) fn successors(path: &Path, files: u32, known: u64) -> Result<Option<VecDeque<Segment>>, LogError> {
-    if inode(path).is_none_or(|current| current == known) {
+pub(crate) fn successors(path: &Path, files: u32, known: Identity) -> Result<Option<VecDeque<Segment>>, LogError> {
+    if identity(path).is_none_or(|current| current == known) {
         return Ok(None);
     }
     let mut segments = open_all(path, files)?;
-    if let Some(place) = segments.iter().position(|segment| segment.inode == known) {
+    if let Some(place) = segments.iter().position(|segment| segment.identity.is(known)) {
         segments.drain(..=place);
     }
     Ok(if segments.is_empty() { None } else { Some(segments) })

@@ -93,6 +93,8 @@ impl Token {
 pub(crate) enum Timer {
     /// End the streams of an exited task; with the pid of that run.
     Cut(usize, u32),
+    /// End the sessions of a process that has closed its output and goes on; with the pid of that run.
+    Eof(usize, u32),
     /// Tell an exit although its output is not drained: a disk hangs.
     TellExit(usize, u32),
     /// Look for children that nobody knows.
@@ -243,6 +245,7 @@ impl Keeper {
             match timer {
                 Timer::Cut(slot, pid) => self.cut(slot, pid),
                 Timer::TellExit(slot, pid) => self.tell_exit_late(slot, pid),
+                Timer::Eof(slot, pid) => self.output_closed(slot, pid),
                 Timer::Reap => self.reap_unknown(),
                 Timer::KillUnknown => self.kill_unknown(),
                 Timer::Promote => self.guardian_died(),

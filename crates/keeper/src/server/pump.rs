@@ -75,6 +75,8 @@ pub(crate) enum Command {
     Unwatch(LinkKey),
     /// The process is long gone: end the streams, whoever still holds them.
     Cut,
+    /// The streams have ended although the process goes on: so do the sessions that read them.
+    Eof,
     /// Everything has ended: sessions are over when they are flushed, the log is closed.
     Finish,
     /// A new run with this log.
@@ -114,7 +116,6 @@ struct IoState {
     log: Option<Box<LogWriter>>,
     sessions: Vec<Session>,
     watches: Vec<(LinkKey, Arc<OwnedFd>)>,
-    started: bool,
 }
 
 /// The threads and what they share.
@@ -390,7 +391,6 @@ impl Work<'_> {
                 self.state.log = Some(log);
             }
             Command::Sources(sources) => {
-                self.state.started = true;
                 for source in sources {
                     let index = usize::from(source.stream == Stream::Stderr);
                     let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
@@ -418,8 +418,11 @@ impl Work<'_> {
             }
             Command::Unwatch(link) => self.end_watch(link),
             Command::Cut => (0..2).for_each(|index| self.end_source(index)),
+            Command::Eof => {
+                let readers = self.state.sessions.iter_mut().filter(|session| session.stdout || session.stderr);
+                readers.for_each(|session| session.ending = true);
+            }
             Command::Finish => {
-                self.state.started = false;
                 // Those that join from now on wait for the next run.
                 self.state.sessions.iter_mut().for_each(|session| session.ending = true);
                 if let Some(log) = &mut self.state.log {
@@ -597,17 +600,11 @@ impl Work<'_> {
         self.pump.note(Note::SessionOver(link));
     }
 
-    /// Ends the sessions whose streams have all ended and that have everything.
+    /// Ends the sessions that are to end and have everything.
     fn settle(&mut self) {
-        let IoState { sources, sessions, started, .. } = &*self.state;
-        let mut done = Vec::new();
-        for (at, session) in sessions.iter().enumerate() {
-            let wants_any = session.stdout || session.stderr;
-            let open = sources.iter().flatten().any(|source| session.wants(source.stream));
-            if (session.ending || (*started && wants_any && !open)) && !session.is_waiting() {
-                done.push(at);
-            }
+        let done = |session: &Session| session.ending && !session.is_waiting();
+        while let Some(at) = self.state.sessions.iter().position(done) {
+            self.drop_session(at);
         }
-        done.into_iter().rev().for_each(|at| self.drop_session(at));
     }
 }

@@ -116,6 +116,10 @@ impl Keeper {
             Phase::Running => {
                 self.record_task(slot);
                 self.watch_task(slot);
+                let closed = self.tasks.get(slot).filter(|task| task.stdout.is_none() && task.stderr.is_none());
+                if let Some(pid) = closed.map(|task| task.record.pid) {
+                    self.after(Duration::from_millis(100), Timer::Eof(slot, pid));
+                }
             }
             Phase::Exited { told, .. } => self.adopt_exited(slot, told),
         }

@@ -26,6 +26,8 @@ use crate::server::state::{Phase, TaskFds, TaskRecord};
 
 /// After its process has ended, streams that others hold open end at last; as containerd does it.
 const CUT: Duration = Duration::from_secs(2);
+/// The sessions of a process that has closed its output end after this time, should it not exit.
+const EOF: Duration = Duration::from_millis(100);
 /// An exit is told after this time even if a disk holds its output up.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -297,11 +299,23 @@ impl Keeper {
             Stream::Stdout | Stream::Error => task.stdout.take(),
         };
         let over = task.stdout.is_none() && task.stderr.is_none();
-        let told = matches!(task.record.phase, Phase::Exited { told: true, .. });
+        let (phase, pid) = (task.record.phase, task.record.pid);
         self.record_task(slot);
         drop(closing);
-        if over && told {
-            self.finish(slot);
+        match phase {
+            Phase::Exited { told: true, .. } if over => self.finish(slot),
+            // Most likely it is about to exit. Sessions end after its exit is told, so that whoever has read to the
+            // end can ask for the status.
+            Phase::Running if over => self.after(EOF, Timer::Eof(slot, pid)),
+            _ => {}
+        }
+    }
+
+    /// A process has closed its output some time ago.
+    pub(crate) fn output_closed(&mut self, slot: usize, pid: u32) {
+        let Some(task) = self.tasks.get(slot).filter(|task| task.record.pid == pid) else { return };
+        if task.record.phase == Phase::Running {
+            self.pump.command(&Arc::clone(&task.io), Command::Eof);
         }
     }
 
