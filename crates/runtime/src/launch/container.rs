@@ -121,7 +121,7 @@ pub(crate) fn launch(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched, F
     let flags = namespaces.clone | parent_flag(parent);
     let body = |report: &Report<'_>| run(plan, &prepare, report);
     let child = in_pid_namespace(pid_namespace, || {
-        spawn(way, flags, into.as_ref().map(AsFd::as_fd), &body)
+        super::small::within(|| spawn(way, flags, into.as_ref().map(AsFd::as_fd), &body))
     })?;
     let console = match (master, devpts) {
         (Some(master), Some(devpts)) => Some(Console { master, devpts }),

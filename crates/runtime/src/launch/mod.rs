@@ -10,6 +10,7 @@ mod exec;
 mod failure;
 mod mounts;
 mod process;
+mod small;
 mod spawn;
 mod user;
 

@@ -58,7 +58,7 @@ pub(crate) fn prepare(
             MountKind::Bind { source, recursive } => {
                 bind(mount, source, *recursive, plan.root.propagation)
             }
-            MountKind::Cgroup => cgroup(plan, layout, private_cgroups),
+            MountKind::Cgroup => cgroup(plan, mount, layout, private_cgroups),
             MountKind::FileSystem { .. } => Ok(Prepared::InChild),
         })
         .collect()
@@ -120,7 +120,12 @@ fn set_propagation(
     if asked != 0 { change(asked) } else { Ok(()) }
 }
 
-fn cgroup(plan: &ContainerPlan, layout: &Layout, private: bool) -> Result<Prepared, Failure> {
+fn cgroup(
+    plan: &ContainerPlan,
+    own: &MountPlan,
+    layout: &Layout,
+    private: bool,
+) -> Result<Prepared, Failure> {
     let Layout::V1(known) = layout else {
         if private {
             return Ok(Prepared::InChild);
@@ -128,7 +133,7 @@ fn cgroup(plan: &ContainerPlan, layout: &Layout, private: bool) -> Result<Prepar
         let group = Cgroup::new(layout, &plan.cgroup.path).map_err(|error| refused(&error))?;
         let directory = group.directories().into_iter().next().unwrap_or_default();
         return Ok(Prepared::Tree {
-            tree: clone_cgroup(&directory)?,
+            tree: clone_cgroup(&directory, own)?,
             directory: true,
         });
     };
@@ -152,7 +157,7 @@ fn cgroup(plan: &ContainerPlan, layout: &Layout, private: bool) -> Result<Prepar
         let part = if private {
             V1::New(hierarchy.controllers.clone())
         } else {
-            V1::Bind(clone_cgroup(&hierarchy.mount.join(&plan.cgroup.path))?)
+            V1::Bind(clone_cgroup(&hierarchy.mount.join(&plan.cgroup.path), own)?)
         };
         hierarchies.push((name, part));
     }
@@ -160,11 +165,11 @@ fn cgroup(plan: &ContainerPlan, layout: &Layout, private: bool) -> Result<Prepar
 }
 
 /// A copy of the container's own cgroup directory that shares nothing with the host's mount of the hierarchy.
-fn clone_cgroup(directory: &Path) -> Result<OwnedFd, Failure> {
+fn clone_cgroup(directory: &Path, plan: &MountPlan) -> Result<OwnedFd, Failure> {
     let subject = || directory.to_string_lossy().into_owned();
     let tree = mount::clone_path(&c_path(directory)?, false).at(Stage::Source, subject())?;
-    let private = MountAttributes::new(0, 0, MS_PRIVATE);
-    mount::set_attributes(tree.as_fd(), &private, false).at(Stage::Source, subject())?;
+    let attributes = MountAttributes::new(plan.set, plan.clear, MS_PRIVATE);
+    mount::set_attributes(tree.as_fd(), &attributes, false).at(Stage::Source, subject())?;
     Ok(tree)
 }
 
@@ -187,15 +192,10 @@ pub(crate) fn mount_all(
     let mut procfs = None;
     for (plan, prepared) in plans.iter().zip(prepared) {
         let mounted = match (prepared, &plan.kind) {
-            (Prepared::Tree { tree, directory }, kind) => {
+            (Prepared::Tree { tree, directory }, _) => {
                 let target =
                     target(root, plan, *directory).map_err(|errno| described(plan, errno))?;
                 check_not_proc(target.as_fd(), plan)?;
-                if matches!(kind, MountKind::Cgroup) {
-                    let attributes = MountAttributes::new(plan.set, plan.clear, 0);
-                    mount::set_attributes(tree.as_fd(), &attributes, false)
-                        .map_err(|errno| described(plan, errno))?;
-                }
                 mount::attach(tree.as_fd(), target.as_fd()).map(|()| None)
             }
             (Prepared::CgroupV1 { hierarchies, links }, _) => {
@@ -369,11 +369,6 @@ fn cgroup_v1(
         rustix::fs::mkdirat(&top, name.as_str(), Mode::from_raw_mode(DIRECTORY_MODE))?;
         match part {
             V1::Bind(tree) => {
-                mount::set_attributes(
-                    tree.as_fd(),
-                    &MountAttributes::new(plan.set, plan.clear, 0),
-                    false,
-                )?;
                 mount::attach_in(tree.as_fd(), top.as_fd(), name)?;
             }
             V1::New(controllers) => {

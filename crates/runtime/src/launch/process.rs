@@ -36,6 +36,8 @@ pub(crate) struct PreparedProcess {
     no_new_privileges: bool,
     umask: Mode,
     oom_score_adj: Option<i32>,
+    /// The host's procfs, which the child cannot reach by name.
+    host_proc: OwnedFd,
     /// What the process starts with: the launcher's own.
     own_oom_score: i32,
     apparmor: Option<String>,
@@ -96,6 +98,7 @@ impl PreparedProcess {
             no_new_privileges: plan.no_new_privileges,
             umask: Mode::from_raw_mode(plan.umask),
             oom_score_adj: plan.oom_score_adj,
+            host_proc: super::container::open_directory("/proc").at(Stage::Prepare, "/proc")?,
             own_oom_score: own_oom_score(),
             apparmor: plan
                 .apparmor
@@ -126,9 +129,10 @@ impl PreparedProcess {
         else {
             return Ok(());
         };
-        let path = "/proc/self/oom_score_adj";
+        let path = "self/oom_score_adj";
         let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::empty()).at(Stage::OomScore, path)?;
+        let file = rustix::fs::openat(&self.host_proc, path, flags, Mode::empty())
+            .at(Stage::OomScore, path)?;
         match kekkai_sys::beneath::write_once(&file, wanted.to_string().as_bytes()) {
             Err(Errno::ACCESS) if wanted < self.own_oom_score => Ok(()),
             result => result.at(Stage::OomScore, wanted.to_string()),
