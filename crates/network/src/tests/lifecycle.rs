@@ -328,3 +328,94 @@ fn closing_leaves_what_containers_need() {
         assert!(!interfaces().contains(&"kkt0".to_owned()));
     });
 }
+
+#[test]
+fn many_at_once_do_not_meet() {
+    lab(|lab| {
+        let service = lab.start_with(NetworkConfig {
+            pool: PoolSize { min: 4, max: 24 },
+            ..config()
+        });
+        let host = super::lab::current();
+        let kept: Vec<_> = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..8)
+                .map(|_| {
+                    let (service, host) = (&service, host.as_fd());
+                    // Threads of a scope start in the test's namespace.
+                    scope.spawn(move || {
+                        super::lab::inside(host, || {
+                            let mut kept = Vec::new();
+                            for round in 0..12 {
+                                let endpoint = attach(service, &["80/tcp", "53/udp"]);
+                                if round % 4 == 0 {
+                                    kept.push(endpoint);
+                                } else {
+                                    service.release(&endpoint.record).unwrap();
+                                }
+                            }
+                            kept
+                        })
+                    })
+                })
+                .collect();
+            workers
+                .into_iter()
+                .flat_map(|worker| worker.join().unwrap())
+                .collect()
+        });
+        let mut addresses: Vec<_> = kept.iter().map(|e| e.record.address).collect();
+        let mut ports: Vec<_> = kept
+            .iter()
+            .flat_map(|e| e.record.ports.clone())
+            .map(|p| (p.container, p.host_port))
+            .collect();
+        for (found, distinct) in [
+            (addresses.len(), {
+                addresses.sort();
+                addresses.dedup();
+                addresses.len()
+            }),
+            (ports.len(), {
+                ports.sort();
+                ports.dedup();
+                ports.len()
+            }),
+        ] {
+            assert_eq!(found, distinct);
+        }
+        assert_eq!(elements("kekkai_test"), 48);
+        for endpoint in kept {
+            service.release(&endpoint.record).unwrap();
+        }
+        assert_eq!(elements("kekkai_test"), 0);
+        eventually("only the pool's interfaces", || {
+            ports_of_bridge().len() == service.ready() && service.ready() >= 4
+        });
+    });
+}
+
+#[test]
+fn a_thousand_ports_are_one_container() {
+    lab(|lab| {
+        let service = lab.start();
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let wanted = rustix::process::Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        };
+        rustix::process::setrlimit(rustix::process::Resource::Nofile, wanted).unwrap();
+        let texts: Vec<String> = (10_000..11_000)
+            .map(|port| format!("{port}:{port}"))
+            .collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let web = attach(&service, &texts);
+        assert_eq!(elements("kekkai_test"), 1000);
+        let _server = serve(web.netns.as_fd(), (ANY, 10_999));
+        assert_eq!(
+            call(lab.outside.as_fd(), (HOST, 10_999)).unwrap(),
+            OUTSIDE.to_string()
+        );
+        service.release(&web.record).unwrap();
+        assert_eq!(elements("kekkai_test"), 0);
+    });
+}
