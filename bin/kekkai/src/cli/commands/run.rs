@@ -44,8 +44,7 @@ fn start_code(message: &str) -> u8 {
         "no such file or directory",
         "system cannot find the file specified",
     ];
-    let denied = ["permission denied", "is a directory", "exec format error"];
-    // A word about the host's own files is the engine's failure.
+    let denied = ["permission denied", "is a directory"];
     if not_found.iter().any(|words| message.contains(words)) {
         127
     } else if denied.iter().any(|words| message.contains(words)) {
@@ -260,8 +259,9 @@ pub(crate) async fn run(cli: &Cli, matches: &Matches) -> Outcome {
         );
         created
     };
+    // Docker reads the status from the words, wherever they come from.
     let id = outcome.map_err(|failure| match failure.message {
-        Some(message) => refused(&message, &matches.path),
+        Some(message) => refused(&message, &matches.path).with_code(start_code(&message)),
         None => failure.with_code(ENGINE_FAILED),
     })?;
     if detach {
@@ -291,14 +291,16 @@ pub(crate) async fn run(cli: &Cli, matches: &Matches) -> Outcome {
 }
 
 async fn run_detached(client: &Client, matches: &Matches, id: &str) -> Outcome {
-    let started = async { client.send(start_request(id, "")).await?.done().await };
-    if let Err(error) = started.await {
-        let message = error.to_string();
-        // As with Docker, the container's id is printed only if it runs.
-        return Err(refused(&message, &matches.path).with_code(start_code(&message)));
-    }
+    // The container is there from now on, whether it starts or not.
     output::line(id)?;
-    Ok(0)
+    let started = async { client.send(start_request(id, "")).await?.done().await };
+    match started.await {
+        Ok(()) => Ok(0),
+        Err(error) => {
+            let message = error.to_string();
+            Err(refused(&message, &matches.path).with_code(start_code(&message)))
+        }
+    }
 }
 
 fn start_request(id: &str, keys: &str) -> Request {

@@ -25,8 +25,21 @@ pub(crate) fn check_label(text: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Kernel parameters that belong to an IPC namespace.
+const IPC_SYSCTLS: &[&str] = &[
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
 pub(crate) fn check_sysctl(text: &str) -> Result<(), String> {
-    if text.contains('=') {
+    let name = text.split_once('=').map_or("", |(name, _)| name);
+    if IPC_SYSCTLS.contains(&name) || name.starts_with("net.") || name.starts_with("fs.mqueue.") {
         Ok(())
     } else {
         Err(format!("sysctl '{text}' is not allowed"))
