@@ -37,12 +37,18 @@ struct Acknowledged {
     executed: bool,
     stopped: bool,
     removed: bool,
+    loaded: bool,
+    image_removed: bool,
+    /// The last refusal's words.
+    said: String,
 }
 
 struct Arena {
     daemon: Daemon,
     registry: Arc<Registry>,
     port: u16,
+    /// A docker-archive whose layer nobody has seen before.
+    archive: Arc<[u8]>,
 }
 
 fn pid(raw: u32) -> Option<Pid> {
@@ -56,10 +62,15 @@ impl Arena {
         let port = std::net::TcpListener::bind(("127.0.0.1", 0))?
             .local_addr()?
             .port();
+        let archive = fixtures
+            .image("once-flaky:latest")
+            .docker_archive(&["crashload:latest"])
+            .into();
         Ok(Self {
             daemon,
             registry,
             port,
+            archive,
         })
     }
 
@@ -114,9 +125,26 @@ impl Arena {
     /// One life of a container, each step only if the one before was acknowledged. Errors are not failures here: the
     /// engine is being killed under our hands.
     fn steps(&self) -> Acknowledged {
-        let mut ack = Acknowledged::default();
+        let mut ack = Acknowledged {
+            pulled: self.pull("layers"),
+            ..Acknowledged::default()
+        };
+        let load = http::request_bytes(
+            &self.daemon.socket,
+            "POST",
+            "/images/load",
+            Some(&self.archive),
+            "application/x-tar",
+        );
+        let text = load
+            .map(|a| String::from_utf8_lossy(&a.body).into_owned())
+            .unwrap_or_default();
+        ack.loaded = text.contains("Loaded image");
+        if ack.loaded {
+            let answer = self.ask("DELETE", "/images/crashload:latest", None);
+            ack.image_removed = answer.is_some_and(|a| a.status == 200);
+        }
         let port = format!("{}/tcp", 80);
-        ack.pulled = self.pull("layers");
         let body = json!({
             "Image": self.image("box"), "Cmd": ["sh", "-c", "echo hello; sleep 600"],
             "Volumes": {"/data": {}}, "ExposedPorts": {port.as_str(): {}},
@@ -126,6 +154,7 @@ impl Arena {
             return ack;
         };
         if made.status != 201 {
+            ack.said = made.message();
             return ack;
         }
         ack.created = made.json()["Id"].as_str().map(str::to_owned);
@@ -134,6 +163,7 @@ impl Arena {
         };
         ack.started = answer.status == 204;
         if !ack.started {
+            ack.said = answer.message();
             return ack;
         }
         let exec = json!({"Cmd": ["true"], "AttachStdout": true});
@@ -229,6 +259,13 @@ impl Arena {
         {
             return Err("an acknowledged image is lost".into());
         }
+        let loaded = self
+            .ask("GET", "/images/crashload:latest/json", None)
+            .is_some_and(|a| a.status == 200);
+        if ack.loaded && ack.image_removed == loaded && ack.image_removed {
+            return Err(format!("the loaded image is {loaded} ({ack:?})").into());
+        }
+        drop(self.ask("DELETE", "/images/crashload:latest?force=1", None));
         // The engine still does its work: the same again, undisturbed.
         drop(self.ask("DELETE", "/containers/victim?force=1&v=1", None));
         let again = self.steps();
@@ -324,7 +361,18 @@ fn play(arena: &mut Arena, kill: &Kill) -> Result<(), Failed> {
     if !arena.pull("box") {
         return Err("the fixture cannot be pulled".into());
     }
-    arena.run("bystander", "while :; do echo tick; sleep 0.05; done")?;
+    let script = "while :; do echo tick; sleep 0.05; done";
+    if let Err(first) = arena.run("bystander", script) {
+        // A keeper's point of starting is met by the first start there is, which is this one: it must say so, and the
+        // next must work.
+        if !matches!(kill, Kill::Keeper(_)) {
+            return Err(first);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        arena.revive()?;
+        drop(arena.ask("DELETE", "/containers/bystander?force=1", None));
+        arena.run("bystander", script)?;
+    }
     let bystander = arena
         .inspect("bystander")
         .ok_or("the bystander cannot be inspected")?;

@@ -222,7 +222,7 @@ pub(crate) fn cases() -> Vec<Case> {
             assert_eq!(value["Platform"], "linux");
             assert_eq!(value["RestartCount"], 0);
             let created = value["Created"].as_str().unwrap();
-            assert!(created.len() == 30 && created.ends_with('Z'), "{created}");
+            assert!(created.len() > 20 && created.ends_with('Z'), "{created}");
         }),
         Case::new("inspect/host-config", |c| {
             c.run("create --name @n -m 64m --cpus 1.5 --cpu-shares 100 --pids-limit 50 --restart on-failure:3 --cap-add NET_ADMIN --cap-drop MKNOD --read-only --init --shm-size 32m --tmpfs /t --dns 1.1.1.1 --add-host a:1.2.3.4 --ulimit nofile=10:20 --sysctl net.ipv4.ip_forward=1 -p 127.0.0.1:0:80/tcp --ipc private --group-add 5 --oom-score-adj 7 --security-opt no-new-privileges @box true").ok();
