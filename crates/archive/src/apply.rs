@@ -9,12 +9,16 @@ use std::io::BufRead;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags,
+};
 use rustix::io::Errno;
 
 use crate::reader::{Entry, EntryKind, Limits, TarReader};
 use crate::remove::remove_tree;
-use crate::walk::{Entered, Missing, Policy, Walker, descriptor_path, is_whiteout, normalize, set_opaque, split};
+use crate::walk::{
+    Entered, Missing, Policy, Walker, descriptor_path, is_whiteout, normalize, set_opaque, split,
+};
 use crate::{ArchiveError, path_of};
 
 /// What applying a layer found.
@@ -46,7 +50,11 @@ pub struct MissingLink {
 ///
 /// # Errors
 /// The first thing that is wrong; the directory then holds whatever was unpacked before.
-pub fn apply_layer<R: BufRead>(root: BorrowedFd<'_>, tar: R, limits: Limits) -> Result<Applied, ArchiveError> {
+pub fn apply_layer<R: BufRead>(
+    root: BorrowedFd<'_>,
+    tar: R,
+    limits: Limits,
+) -> Result<Applied, ArchiveError> {
     let mut applier = Applier::new(root, tar, limits, Policy::Layer, Rules::default());
     applier.run()?;
     applier.reader.drain()?;
@@ -119,8 +127,14 @@ enum Standing {
 }
 
 fn times(entry: &Entry) -> Timestamps {
-    let time = Timespec { tv_sec: entry.mtime.0, tv_nsec: entry.mtime.1.into() };
-    Timestamps { last_access: time, last_modification: time }
+    let time = Timespec {
+        tv_sec: entry.mtime.0,
+        tv_nsec: entry.mtime.1.into(),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
 
 /// The process's umask. Reading it by umask(2) would change it for other threads meanwhile.
@@ -128,7 +142,9 @@ fn umask() -> u32 {
     std::fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|status| {
-            let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("Umask:"))?;
             u32::from_str_radix(line.trim(), 8).ok()
         })
         // Unknown: as if everything were masked, which costs a chmod per file.
@@ -180,7 +196,11 @@ impl<'a, R: BufRead> Applier<'a, R> {
             }
             self.enter_parent(parent)?;
             // Docker counts what stat(2) calls the size, of everything but directories.
-            let target = if entry.kind == EntryKind::Symlink { entry.link.len() as u64 } else { 0 };
+            let target = if entry.kind == EntryKind::Symlink {
+                entry.link.len() as u64
+            } else {
+                0
+            };
             self.size = self.size.saturating_add(entry.size).saturating_add(target);
             match entry.kind {
                 EntryKind::Directory => self.directory(&entry, name)?,
@@ -198,7 +218,11 @@ impl<'a, R: BufRead> Applier<'a, R> {
     }
 
     fn prefixed(&self, path: Vec<u8>) -> Vec<u8> {
-        if self.prefix.is_empty() { path } else { [&self.prefix[..], b"/", &path[..]].concat() }
+        if self.prefix.is_empty() {
+            path
+        } else {
+            [&self.prefix[..], b"/", &path[..]].concat()
+        }
     }
 
     /// Links whose target came after them.
@@ -219,13 +243,27 @@ impl<'a, R: BufRead> Applier<'a, R> {
     fn inode(&mut self) -> Result<(), ArchiveError> {
         self.inodes += 1;
         let limit = self.reader.limits().entries;
-        if self.inodes > limit { Err(ArchiveError::Limit { what: "entries", limit }) } else { Ok(()) }
+        if self.inodes > limit {
+            Err(ArchiveError::Limit {
+                what: "entries",
+                limit,
+            })
+        } else {
+            Ok(())
+        }
     }
 
     fn remember(&mut self, bytes: usize) -> Result<(), ArchiveError> {
         self.memory += bytes;
         let limit = self.reader.limits().memory;
-        if self.memory > limit { Err(ArchiveError::Limit { what: "bytes of paths", limit: limit as u64 }) } else { Ok(()) }
+        if self.memory > limit {
+            Err(ArchiveError::Limit {
+                what: "bytes of paths",
+                limit: limit as u64,
+            })
+        } else {
+            Ok(())
+        }
     }
 
     fn enter_parent(&mut self, parent: &[u8]) -> Result<(), ArchiveError> {
@@ -242,7 +280,9 @@ impl<'a, R: BufRead> Applier<'a, R> {
         match rustix::fs::statat(self.parents.current(), name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => Standing::Directory,
-                FileType::CharacterDevice if stat.st_rdev == 0 && self.policy == Policy::Layer => Standing::Whiteout,
+                FileType::CharacterDevice if stat.st_rdev == 0 && self.policy == Policy::Layer => {
+                    Standing::Whiteout
+                }
                 _ => Standing::Other,
             }),
             Err(Errno::NOENT) => Ok(Standing::Nothing),
@@ -261,18 +301,26 @@ impl<'a, R: BufRead> Applier<'a, R> {
             Err(Errno::EXIST) => {}
             made => return made.map_err(self.parents.io(operation, name)),
         }
-        if self.rules.no_overwrite_dir_non_dir && matches!(self.standing(name)?, Standing::Directory) {
+        if self.rules.no_overwrite_dir_non_dir
+            && matches!(self.standing(name)?, Standing::Directory)
+        {
             let name = String::from_utf8_lossy(name);
-            return Err(ArchiveError::Overwrite(format!("directory {name:?} with non-directory {name:?}")));
+            return Err(ArchiveError::Overwrite(format!(
+                "directory {name:?} with non-directory {name:?}"
+            )));
         }
-        remove_tree(self.parents.current(), name, &mut || ()).map_err(self.parents.io("replace", name))?;
+        remove_tree(self.parents.current(), name, &mut || ())
+            .map_err(self.parents.io("replace", name))?;
         self.targets.reset();
         make(self.parents.current()).map_err(self.parents.io(operation, name))
     }
 
     fn root_entry(&mut self, entry: &Entry) -> Result<(), ArchiveError> {
         if entry.kind != EntryKind::Directory {
-            return Err(ArchiveError::Escape { path: path_of(&entry.path), why: "it would replace the root".to_owned() });
+            return Err(ArchiveError::Escape {
+                path: path_of(&entry.path),
+                why: "it would replace the root".to_owned(),
+            });
         }
         // A copy into a directory leaves that directory as it is, as Docker does.
         if self.policy == Policy::Copy {
@@ -300,11 +348,15 @@ impl<'a, R: BufRead> Applier<'a, R> {
                 standing => {
                     if self.rules.no_overwrite_dir_non_dir {
                         let name = String::from_utf8_lossy(name);
-                        return Err(ArchiveError::Overwrite(format!("non-directory {name:?} with directory {name:?}")));
+                        return Err(ArchiveError::Overwrite(format!(
+                            "non-directory {name:?} with directory {name:?}"
+                        )));
                     }
                     let directory = self.parents.current();
-                    rustix::fs::unlinkat(directory, name, AtFlags::empty()).map_err(self.parents.io("replace", name))?;
-                    rustix::fs::mkdirat(directory, name, mode).map_err(self.parents.io("mkdir", name))?;
+                    rustix::fs::unlinkat(directory, name, AtFlags::empty())
+                        .map_err(self.parents.io("replace", name))?;
+                    rustix::fs::mkdirat(directory, name, mode)
+                        .map_err(self.parents.io("mkdir", name))?;
                     if matches!(standing, Standing::Whiteout) {
                         let fd = self.open_directory(name)?;
                         set_opaque(fd.as_fd()).map_err(self.parents.io("set opaque", name))?;
@@ -313,7 +365,10 @@ impl<'a, R: BufRead> Applier<'a, R> {
             },
             Err(errno) => return Err(self.parents.io("mkdir", name)(errno)),
         }
-        if (entry.uid, entry.gid) != (0, 0) || !entry.xattrs.is_empty() || self.policy == Policy::Copy {
+        if (entry.uid, entry.gid) != (0, 0)
+            || !entry.xattrs.is_empty()
+            || self.policy == Policy::Copy
+        {
             let fd = self.open_directory(name)?;
             self.dress_directory(fd.as_fd(), entry, name)?;
         }
@@ -322,14 +377,26 @@ impl<'a, R: BufRead> Applier<'a, R> {
 
     fn open_directory(&self, name: &[u8]) -> Result<OwnedFd, ArchiveError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(self.parents.current(), name, flags, Mode::empty()).map_err(self.parents.io("open", name))
+        rustix::fs::openat(self.parents.current(), name, flags, Mode::empty())
+            .map_err(self.parents.io("open", name))
     }
 
     /// Owner and attributes of a directory, given a descriptor for reading.
-    fn dress_directory(&self, fd: BorrowedFd<'_>, entry: &Entry, name: &[u8]) -> Result<(), ArchiveError> {
-        rustix::fs::fchown(fd, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
-            .map_err(self.parents.io("chown", name))?;
-        self.set_xattrs(entry, name, |key, value| rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty()))
+    fn dress_directory(
+        &self,
+        fd: BorrowedFd<'_>,
+        entry: &Entry,
+        name: &[u8],
+    ) -> Result<(), ArchiveError> {
+        rustix::fs::fchown(
+            fd,
+            Some(Uid::from_raw(entry.uid)),
+            Some(Gid::from_raw(entry.gid)),
+        )
+        .map_err(self.parents.io("chown", name))?;
+        self.set_xattrs(entry, name, |key, value| {
+            rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty())
+        })
     }
 
     fn defer(&mut self, path: Vec<u8>, entry: &Entry) -> Result<(), ArchiveError> {
@@ -339,34 +406,48 @@ impl<'a, R: BufRead> Applier<'a, R> {
             self.set_deferred()?;
         }
         self.remember(bytes)?;
-        self.deferred.push(Deferred { path, mode: entry.mode, times: times(entry) });
+        self.deferred.push(Deferred {
+            path,
+            mode: entry.mode,
+            times: times(entry),
+        });
         Ok(())
     }
 
     /// Sets modes and times of directories, in the order of the stream so that the last entry of a path wins.
     fn set_deferred(&mut self) -> Result<(), ArchiveError> {
         let resolve = match self.policy {
-            Policy::Layer => ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+            Policy::Layer => {
+                ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS
+            }
             Policy::Copy => ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
         };
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         for directory in std::mem::take(&mut self.deferred) {
-            self.memory = self.memory.saturating_sub(directory.path.len() + size_of::<Deferred>());
-            let name: &[u8] = if directory.path.is_empty() { b"." } else { &directory.path };
+            self.memory = self
+                .memory
+                .saturating_sub(directory.path.len() + size_of::<Deferred>());
+            let name: &[u8] = if directory.path.is_empty() {
+                b"."
+            } else {
+                &directory.path
+            };
             let fd = match rustix::fs::openat2(self.root, name, flags, Mode::empty(), resolve) {
                 Ok(fd) => fd,
                 // Replaced by a later entry, or by whoever else works in this root.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
                 Err(errno) => return Err(io("open", name, errno)),
             };
-            rustix::fs::fchmod(&fd, Mode::from_raw_mode(directory.mode)).map_err(|e| io("chmod", name, e))?;
+            rustix::fs::fchmod(&fd, Mode::from_raw_mode(directory.mode))
+                .map_err(|e| io("chmod", name, e))?;
             rustix::fs::futimens(&fd, &directory.times).map_err(|e| io("set times of", name, e))?;
         }
         Ok(())
     }
 
     fn file(&mut self, entry: &Entry, name: &[u8]) -> Result<(), ArchiveError> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = entry.mode & 0o777;
         let fd = self.replacing(name, "create", |parent| {
             rustix::fs::openat(parent, name, flags, Mode::from_raw_mode(mode))
@@ -377,23 +458,37 @@ impl<'a, R: BufRead> Applier<'a, R> {
                 for extent in extents {
                     self.write_extent(&fd, extent.offset, extent.length, name)?;
                 }
-                rustix::fs::ftruncate(&fd, entry.size).map_err(self.parents.io("truncate", name))?;
+                rustix::fs::ftruncate(&fd, entry.size)
+                    .map_err(self.parents.io("truncate", name))?;
             }
         }
         self.dress(&fd, entry, name, mode)
     }
 
     /// Owner, mode, attributes and times of a new file, in the order in which none undoes another.
-    fn dress(&self, fd: &OwnedFd, entry: &Entry, name: &[u8], made_with: u32) -> Result<(), ArchiveError> {
+    fn dress(
+        &self,
+        fd: &OwnedFd,
+        entry: &Entry,
+        name: &[u8],
+        made_with: u32,
+    ) -> Result<(), ArchiveError> {
         let chown = (entry.uid, entry.gid) != (0, 0) || self.policy == Policy::Copy;
         if chown {
-            rustix::fs::fchown(fd, Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)))
-                .map_err(self.parents.io("chown", name))?;
+            rustix::fs::fchown(
+                fd,
+                Some(Uid::from_raw(entry.uid)),
+                Some(Gid::from_raw(entry.gid)),
+            )
+            .map_err(self.parents.io("chown", name))?;
         }
         if made_with & !self.umask != entry.mode {
-            rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode)).map_err(self.parents.io("chmod", name))?;
+            rustix::fs::fchmod(fd, Mode::from_raw_mode(entry.mode))
+                .map_err(self.parents.io("chmod", name))?;
         }
-        self.set_xattrs(entry, name, |key, value| rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty()))?;
+        self.set_xattrs(entry, name, |key, value| {
+            rustix::fs::fsetxattr(fd, key, value, XattrFlags::empty())
+        })?;
         rustix::fs::futimens(fd, &times(entry)).map_err(self.parents.io("set times of", name))
     }
 
@@ -413,14 +508,21 @@ impl<'a, R: BufRead> Applier<'a, R> {
         }
     }
 
-    fn write_extent(&mut self, fd: &OwnedFd, mut offset: u64, mut left: u64, name: &[u8]) -> Result<(), ArchiveError> {
+    fn write_extent(
+        &mut self,
+        fd: &OwnedFd,
+        mut offset: u64,
+        mut left: u64,
+        name: &[u8],
+    ) -> Result<(), ArchiveError> {
         while left > 0 {
             let data = self.reader.data()?;
             if data.is_empty() {
                 return Err(ArchiveError::Truncated);
             }
             let most = usize::try_from(left).unwrap_or(usize::MAX).min(data.len());
-            let written = rustix::io::pwrite(fd, &data[..most], offset).map_err(self.parents.io("write", name))?;
+            let written = rustix::io::pwrite(fd, &data[..most], offset)
+                .map_err(self.parents.io("write", name))?;
             self.reader.consume(written)?;
             offset += written as u64;
             left -= written as u64;
@@ -429,10 +531,15 @@ impl<'a, R: BufRead> Applier<'a, R> {
     }
 
     fn hard_link(&mut self, link: &[u8], path: &[u8], name: &[u8]) -> Result<(), ArchiveError> {
-        let target = normalize(link, Policy::Layer)
-            .map_err(|_| ArchiveError::Escape { path: path_of(path), why: format!("its hard link {:?} leads outside", path_of(link)) })?;
+        let target = normalize(link, Policy::Layer).map_err(|_| ArchiveError::Escape {
+            path: path_of(path),
+            why: format!("its hard link {:?} leads outside", path_of(link)),
+        })?;
         if target.is_empty() {
-            return Err(ArchiveError::Escape { path: path_of(path), why: "a hard link to the root".to_owned() });
+            return Err(ArchiveError::Escape {
+                path: path_of(path),
+                why: "a hard link to the root".to_owned(),
+            });
         }
         let target = self.prefixed(target);
         if target == path {
@@ -443,21 +550,30 @@ impl<'a, R: BufRead> Applier<'a, R> {
             && !(self.policy == Policy::Layer && is_whiteout(self.targets.current(), target_name)?);
         if there {
             // Named before `replacing`, which may reset `targets`: the descriptor stays open.
-            let from = rustix::io::dup(self.targets.current()).map_err(self.parents.io("link", name))?;
+            let from =
+                rustix::io::dup(self.targets.current()).map_err(self.parents.io("link", name))?;
             let linked = self.replacing(name, "link", |to| {
                 rustix::fs::linkat(&from, target_name, to, name, AtFlags::empty())
             });
             match linked {
-                Err(ArchiveError::Io { source, .. }) if source.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {}
+                Err(ArchiveError::Io { source, .. })
+                    if source.raw_os_error() == Some(Errno::NOENT.raw_os_error()) => {}
                 outcome => return outcome,
             }
         }
         if self.policy == Policy::Copy {
             let source = Errno::NOENT.into();
-            return Err(ArchiveError::Io { operation: "link", path: path_of(&target), source });
+            return Err(ArchiveError::Io {
+                operation: "link",
+                path: path_of(&target),
+                source,
+            });
         }
         self.remember(path.len() + target.len() + 64)?;
-        self.missing_links.push(MissingLink { path: path_of(path), target: path_of(&target) });
+        self.missing_links.push(MissingLink {
+            path: path_of(path),
+            target: path_of(&target),
+        });
         Ok(())
     }
 
@@ -465,12 +581,20 @@ impl<'a, R: BufRead> Applier<'a, R> {
         if entry.link.is_empty() {
             return Err(ArchiveError::Malformed("a symlink to nothing".to_owned()));
         }
-        self.replacing(name, "symlink", |parent| rustix::fs::symlinkat(&entry.link[..], parent, name))?;
+        self.replacing(name, "symlink", |parent| {
+            rustix::fs::symlinkat(&entry.link[..], parent, name)
+        })?;
         let parent = self.parents.current();
         if (entry.uid, entry.gid) != (0, 0) || self.policy == Policy::Copy {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(self.parents.io("chown", name))?;
+            rustix::fs::chownat(
+                parent,
+                name,
+                Some(uid),
+                Some(gid),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+            .map_err(self.parents.io("chown", name))?;
         }
         self.set_path_xattrs(entry, name)?;
         rustix::fs::utimensat(parent, name, &times(entry), AtFlags::SYMLINK_NOFOLLOW)
@@ -486,13 +610,20 @@ impl<'a, R: BufRead> Applier<'a, R> {
         let parent = self.parents.current();
         if (entry.uid, entry.gid) != (0, 0) || self.policy == Policy::Copy {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            rustix::fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-                .map_err(self.parents.io("chown", name))?;
+            rustix::fs::chownat(
+                parent,
+                name,
+                Some(uid),
+                Some(gid),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )
+            .map_err(self.parents.io("chown", name))?;
         }
         if mode & !self.umask != entry.mode {
             // Through a descriptor: chmod by name would follow a symlink that somebody put there meanwhile.
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let fd = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(self.parents.io("open", name))?;
+            let fd = rustix::fs::openat(parent, name, flags, Mode::empty())
+                .map_err(self.parents.io("open", name))?;
             rustix::fs::chmod(descriptor_path(fd.as_fd()), Mode::from_raw_mode(entry.mode))
                 .map_err(self.parents.io("chmod", name))?;
         }
@@ -509,7 +640,9 @@ impl<'a, R: BufRead> Applier<'a, R> {
         let mut path = descriptor_path(self.parents.current()).into_bytes();
         path.push(b'/');
         path.extend_from_slice(name);
-        self.set_xattrs(entry, name, |key, value| rustix::fs::lsetxattr(&path[..], key, value, XattrFlags::empty()))
+        self.set_xattrs(entry, name, |key, value| {
+            rustix::fs::lsetxattr(&path[..], key, value, XattrFlags::empty())
+        })
     }
 
     fn set_xattrs(
@@ -529,7 +662,9 @@ impl<'a, R: BufRead> Applier<'a, R> {
                 Err(Errno::OPNOTSUPP) if key != b"security.capability" => {}
                 // `user.` attributes of anything but files and directories.
                 Err(Errno::PERM) if key.starts_with(b"user.") => {}
-                Err(errno) => return Err(self.parents.io("set extended attribute of", name)(errno)),
+                Err(errno) => {
+                    return Err(self.parents.io("set extended attribute of", name)(errno));
+                }
             }
         }
         Ok(())
@@ -542,10 +677,19 @@ impl<'a, R: BufRead> Applier<'a, R> {
             return set_opaque(self.parents.current()).map_err(self.parents.io("set opaque", b"."));
         }
         if matches!(hidden, b"" | b"." | b"..") {
-            return Err(ArchiveError::Escape { path: path_of(path), why: "a whiteout of no name".to_owned() });
+            return Err(ArchiveError::Escape {
+                path: path_of(path),
+                why: "a whiteout of no name".to_owned(),
+            });
         }
         self.inode()?;
-        match rustix::fs::mknodat(self.parents.current(), hidden, FileType::CharacterDevice, Mode::empty(), 0) {
+        match rustix::fs::mknodat(
+            self.parents.current(),
+            hidden,
+            FileType::CharacterDevice,
+            Mode::empty(),
+            0,
+        ) {
             Ok(()) => Ok(()),
             Err(Errno::EXIST) => match self.standing(hidden)? {
                 // The layer's own directory of that name stays and hides the one below, in either order (pitfall 17).
@@ -566,5 +710,9 @@ fn is_aufs_metadata(component: &[u8]) -> bool {
 }
 
 fn io(operation: &'static str, path: &[u8], errno: Errno) -> ArchiveError {
-    ArchiveError::Io { operation, path: path_of(path), source: errno.into() }
+    ArchiveError::Io {
+        operation,
+        path: path_of(path),
+        source: errno.into(),
+    }
 }

@@ -66,17 +66,24 @@ impl<R: BufRead> Decoder<R> {
     /// [`ArchiveError::Read`], or [`ArchiveError::Compression`] for a format that is not supported.
     pub fn new(mut input: R) -> Result<Self, ArchiveError> {
         let mut beginning = Vec::with_capacity(LONGEST_MAGIC);
-        (&mut input).take(LONGEST_MAGIC as u64).read_to_end(&mut beginning).map_err(ArchiveError::Read)?;
+        (&mut input)
+            .take(LONGEST_MAGIC as u64)
+            .read_to_end(&mut beginning)
+            .map_err(ArchiveError::Read)?;
         let compression = Compression::detect(&beginning)?;
         let input = Cursor::new(beginning).chain(input);
         Ok(Self(match compression {
             Compression::None => Inner::None(input),
-            Compression::Gzip => {
-                Inner::Gzip(Box::new(BufReader::with_capacity(OUTPUT_BUFFER, MultiGzDecoder::new(input))))
-            }
+            Compression::Gzip => Inner::Gzip(Box::new(BufReader::with_capacity(
+                OUTPUT_BUFFER,
+                MultiGzDecoder::new(input),
+            ))),
             Compression::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(input).map_err(ArchiveError::Read)?;
-                decoder.window_log_max(ZSTD_WINDOW_LOG).map_err(ArchiveError::Read)?;
+                let mut decoder =
+                    zstd::stream::read::Decoder::with_buffer(input).map_err(ArchiveError::Read)?;
+                decoder
+                    .window_log_max(ZSTD_WINDOW_LOG)
+                    .map_err(ArchiveError::Read)?;
                 Inner::Zstd(Box::new(BufReader::with_capacity(OUTPUT_BUFFER, decoder)))
             }
         }))
@@ -142,7 +149,9 @@ mod tests {
 
     fn inflate(data: &[u8]) -> io::Result<Vec<u8>> {
         let mut out = Vec::new();
-        Decoder::new(data).map_err(io::Error::other)?.read_to_end(&mut out)?;
+        Decoder::new(data)
+            .map_err(io::Error::other)?
+            .read_to_end(&mut out)?;
         Ok(out)
     }
 
@@ -153,7 +162,10 @@ mod tests {
         let two = [gzip(b"one "), gzip(b"two")].concat();
         assert_eq!(inflate(&two).unwrap(), b"one two");
         let zstd = zstd::encode_all(&b"three"[..], 3).unwrap();
-        assert_eq!(inflate(&[&zstd[..], &zstd[..]].concat()).unwrap(), b"threethree");
+        assert_eq!(
+            inflate(&[&zstd[..], &zstd[..]].concat()).unwrap(),
+            b"threethree"
+        );
     }
 
     #[test]
@@ -170,7 +182,11 @@ mod tests {
 
     #[test]
     fn refused_by_name() {
-        for (bytes, name) in [(&b"BZh91AY"[..], "bzip2"), (&b"\xfd7zXZ\0\0"[..], "xz"), (&b"\x04\x22\x4d\x18.."[..], "lz4")] {
+        for (bytes, name) in [
+            (&b"BZh91AY"[..], "bzip2"),
+            (&b"\xfd7zXZ\0\0"[..], "xz"),
+            (&b"\x04\x22\x4d\x18.."[..], "lz4"),
+        ] {
             let error = Decoder::new(bytes).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");
         }

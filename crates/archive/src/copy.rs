@@ -38,12 +38,24 @@ pub struct UnpackOptions {
 ///
 /// # Errors
 /// [`ArchiveError::Path`] when there is no such path; then nothing was written.
-pub fn pack_path(root: BorrowedFd<'_>, path: &Path, writer: &mut dyn Write) -> Result<(), ArchiveError> {
+pub fn pack_path(
+    root: BorrowedFd<'_>,
+    path: &Path,
+    writer: &mut dyn Write,
+) -> Result<(), ArchiveError> {
     let asked = asked(path)?;
     let mut walker = Walker::new(root, Policy::Copy, &Limits::default());
     let stat = look(&mut walker, &asked)?;
-    let mut packer = Packer { tar: TarWriter::new(writer), links: HashMap::new(), buffer: vec![0; READ] };
-    let name: &[u8] = if asked.directory { b"." } else { crate::walk::split(&asked.path).1 };
+    let mut packer = Packer {
+        tar: TarWriter::new(writer),
+        links: HashMap::new(),
+        buffer: vec![0; READ],
+    };
+    let name: &[u8] = if asked.directory {
+        b"."
+    } else {
+        crate::walk::split(&asked.path).1
+    };
     packer.tree(walker.current(), name, &asked.base, &stat)?;
     packer.tar.finish()?;
     Ok(())
@@ -67,14 +79,19 @@ pub fn unpack_into(
     match walker.enter(&normal, Missing::Report) {
         Ok(Entered::There) => {}
         Ok(Entered::Absent) => return Err(absent(&normal, Errno::NOENT)),
-        Err(ArchiveError::Io { source, .. }) if source.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) => {
+        Err(ArchiveError::Io { source, .. })
+            if source.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) =>
+        {
             return Err(absent(&normal, Errno::NOTDIR));
         }
         Err(error) => return Err(error),
     }
     // Entries are resolved against the directory, and absolute symlinks against the root: one prefix, one root.
     let prefix = walker.path();
-    let rules = Rules { no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir, owner: options.owner };
+    let rules = Rules {
+        no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir,
+        owner: options.owner,
+    };
     apply_copy(root, &prefix, Decoder::new(tar)?, limits, rules)
 }
 
@@ -94,11 +111,21 @@ struct Level {
 }
 
 fn open_error(path: &[u8], errno: Errno) -> ArchiveError {
-    ArchiveError::Io { operation: "open", path: path_of(path), source: errno.into() }
+    ArchiveError::Io {
+        operation: "open",
+        path: path_of(path),
+        source: errno.into(),
+    }
 }
 
 impl Packer<'_> {
-    fn tree(&mut self, parent: BorrowedFd<'_>, name: &[u8], path: &[u8], stat: &Stat) -> Result<(), ArchiveError> {
+    fn tree(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &[u8],
+        path: &[u8],
+        stat: &Stat,
+    ) -> Result<(), ArchiveError> {
         let mut stack = Vec::new();
         if let Some(level) = self.object(parent, name, path, stat)? {
             stack.push(level);
@@ -108,7 +135,16 @@ impl Packer<'_> {
                 stack.pop();
                 continue;
             };
-            let path = [&level.path[..], if level.path.ends_with(b"/") { b"" } else { b"/" }, &name].concat();
+            let path = [
+                &level.path[..],
+                if level.path.ends_with(b"/") {
+                    b""
+                } else {
+                    b"/"
+                },
+                &name,
+            ]
+            .concat();
             let stat = match rustix::fs::statat(&level.fd, &name[..], AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => stat,
                 // Removed since the directory was listed.
@@ -116,7 +152,10 @@ impl Packer<'_> {
                 Err(errno) => return Err(open_error(&path, errno)),
             };
             if stack.len() >= MAX_DEPTH {
-                return Err(ArchiveError::Limit { what: "components of a path", limit: MAX_DEPTH as u64 });
+                return Err(ArchiveError::Limit {
+                    what: "components of a path",
+                    limit: MAX_DEPTH as u64,
+                });
             }
             let Some(level) = stack.last() else { break };
             if let Some(below) = self.object(level.fd.as_fd(), &name, &path, &stat)? {
@@ -163,19 +202,29 @@ impl Packer<'_> {
             EntryKind::File => self.file(parent, name, entry, stat)?,
             EntryKind::Directory => return self.directory(parent, name, &entry).map(Some),
             EntryKind::Symlink => {
-                let target = rustix::fs::readlinkat(parent, name, Vec::new()).map_err(|e| open_error(path, e))?;
+                let target = rustix::fs::readlinkat(parent, name, Vec::new())
+                    .map_err(|e| open_error(path, e))?;
                 entry.link = target.into_bytes();
                 self.tar.entry(&entry)?;
             }
             _ => {
-                entry.device = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+                entry.device = (
+                    rustix::fs::major(stat.st_rdev),
+                    rustix::fs::minor(stat.st_rdev),
+                );
                 self.tar.entry(&entry)?;
             }
         }
         Ok(None)
     }
 
-    fn file(&mut self, parent: BorrowedFd<'_>, name: &[u8], mut entry: Entry, stat: &Stat) -> Result<(), ArchiveError> {
+    fn file(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &[u8],
+        mut entry: Entry,
+        stat: &Stat,
+    ) -> Result<(), ArchiveError> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(parent, name, flags, Mode::empty()) {
             Ok(fd) => fd,
@@ -184,16 +233,20 @@ impl Packer<'_> {
         };
         let mut capability = [0u8; 64];
         if let Ok(length) = rustix::fs::fgetxattr(&fd, "security.capability", &mut capability[..]) {
-            entry.xattrs.push((b"security.capability".to_vec(), capability[..length].to_vec()));
+            entry.xattrs.push((
+                b"security.capability".to_vec(),
+                capability[..length].to_vec(),
+            ));
         }
         entry.size = u64::try_from(stat.st_size).unwrap_or(0);
         self.tar.entry(&entry)?;
         while self.tar.lacks() > 0 {
-            let length = rustix::io::read(&fd, &mut self.buffer[..]).map_err(|errno| ArchiveError::Io {
-                operation: "read",
-                path: path_of(&entry.path),
-                source: errno.into(),
-            })?;
+            let length =
+                rustix::io::read(&fd, &mut self.buffer[..]).map_err(|errno| ArchiveError::Io {
+                    operation: "read",
+                    path: path_of(&entry.path),
+                    source: errno.into(),
+                })?;
             if length == 0 {
                 break;
             }
@@ -202,10 +255,16 @@ impl Packer<'_> {
         Ok(())
     }
 
-    fn directory(&mut self, parent: BorrowedFd<'_>, name: &[u8], entry: &Entry) -> Result<Level, ArchiveError> {
+    fn directory(
+        &mut self,
+        parent: BorrowedFd<'_>,
+        name: &[u8],
+        entry: &Entry,
+    ) -> Result<Level, ArchiveError> {
         self.tar.entry(entry)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(parent, name, flags, Mode::empty()).map_err(|e| open_error(&entry.path, e))?;
+        let fd = rustix::fs::openat(parent, name, flags, Mode::empty())
+            .map_err(|e| open_error(&entry.path, e))?;
         let mut names = Vec::new();
         let mut entries = Dir::read_from(&fd).map_err(|e| open_error(&entry.path, e))?;
         while let Some(found) = entries.read() {
@@ -216,6 +275,10 @@ impl Packer<'_> {
             }
         }
         names.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(Level { fd, names, path: entry.path.clone() })
+        Ok(Level {
+            fd,
+            names,
+            path: entry.path.clone(),
+        })
     }
 }

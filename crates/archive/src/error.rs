@@ -75,11 +75,17 @@ pub enum ArchiveError {
 impl Classify for ArchiveError {
     fn class(&self) -> ErrorClass {
         match self {
-            Self::Path { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorClass::NotFound,
-            Self::Path { .. } | Self::Overwrite(_) | Self::Malformed(_) | Self::Truncated | Self::Escape { .. } => {
+            Self::Path { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                ErrorClass::NotFound
+            }
+            Self::Path { .. }
+            | Self::Overwrite(_)
+            | Self::Malformed(_)
+            | Self::Truncated
+            | Self::Escape { .. } => ErrorClass::InvalidArgument,
+            Self::Limit { .. } | Self::Compression(_) | Self::EntryType { .. } => {
                 ErrorClass::InvalidArgument
             }
-            Self::Limit { .. } | Self::Compression(_) | Self::EntryType { .. } => ErrorClass::InvalidArgument,
             Self::Read(_) | Self::Write(_) | Self::Io { .. } => ErrorClass::Internal,
         }
     }

@@ -47,11 +47,19 @@ impl RawHeader<'_> {
         let stored = self.number(148, 8, "checksum")?;
         let (mut unsigned, mut signed) = (0i64, 0i64);
         for (at, byte) in self.0.iter().enumerate() {
-            let byte = if (148..156).contains(&at) { b' ' } else { *byte };
+            let byte = if (148..156).contains(&at) {
+                b' '
+            } else {
+                *byte
+            };
             unsigned += i64::from(byte);
             signed += i64::from(byte.cast_signed());
         }
-        if stored == unsigned || stored == signed { Ok(()) } else { Err(malformed("wrong header checksum")) }
+        if stored == unsigned || stored == signed {
+            Ok(())
+        } else {
+            Err(malformed("wrong header checksum"))
+        }
     }
 
     pub(crate) fn kind(&self) -> u8 {
@@ -68,8 +76,16 @@ impl RawHeader<'_> {
 
     pub(crate) fn path(&self) -> Vec<u8> {
         let name = self.text(0, 100);
-        let prefix = if self.is_ustar() { self.text(345, 155) } else { &[] };
-        if prefix.is_empty() { name.to_vec() } else { [prefix, b"/", name].concat() }
+        let prefix = if self.is_ustar() {
+            self.text(345, 155)
+        } else {
+            &[]
+        };
+        if prefix.is_empty() {
+            name.to_vec()
+        } else {
+            [prefix, b"/", name].concat()
+        }
     }
 
     pub(crate) fn link(&self) -> Vec<u8> {
@@ -96,16 +112,22 @@ impl RawHeader<'_> {
 
     pub(crate) fn device(&self) -> Result<(u32, u32), ArchiveError> {
         let part = |from, what| {
-            u32::try_from(self.number(from, 8, what)?).map_err(|_| malformed(format!("{what} is out of range")))
+            u32::try_from(self.number(from, 8, what)?)
+                .map_err(|_| malformed(format!("{what} is out of range")))
         };
-        if self.is_ustar() || self.is_gnu() { Ok((part(329, "device major")?, part(337, "device minor")?)) } else { Ok((0, 0)) }
+        if self.is_ustar() || self.is_gnu() {
+            Ok((part(329, "device major")?, part(337, "device minor")?))
+        } else {
+            Ok((0, 0))
+        }
     }
 
     /// The map of an old GNU sparse entry: extents of this block, whether more blocks follow, and the real size.
     pub(crate) fn gnu_sparse(&self) -> Result<(Vec<Extent>, bool, u64), ArchiveError> {
         let mut extents = Vec::new();
         sparse_slots(self.field(386, 96), &mut extents)?;
-        let size = u64::try_from(self.number(483, 12, "real size")?).map_err(|_| malformed("negative real size"))?;
+        let size = u64::try_from(self.number(483, 12, "real size")?)
+            .map_err(|_| malformed("negative real size"))?;
         Ok((extents, self.0[482] != 0, size))
     }
 }
@@ -117,18 +139,29 @@ fn sparse_slots(slots: &[u8], extents: &mut Vec<Extent>) -> Result<(), ArchiveEr
             break;
         }
         let part = |bytes: &[u8]| {
-            number(bytes).and_then(|n| u64::try_from(n).ok()).ok_or_else(|| malformed("sparse map is no number"))
+            number(bytes)
+                .and_then(|n| u64::try_from(n).ok())
+                .ok_or_else(|| malformed("sparse map is no number"))
         };
-        extents.push(Extent { offset: part(&slot[..12])?, length: part(&slot[12..])? });
+        extents.push(Extent {
+            offset: part(&slot[..12])?,
+            length: part(&slot[12..])?,
+        });
         if extents.len() > MAX_EXTENTS {
-            return Err(ArchiveError::Limit { what: "extents of a sparse file", limit: MAX_EXTENTS as u64 });
+            return Err(ArchiveError::Limit {
+                what: "extents of a sparse file",
+                limit: MAX_EXTENTS as u64,
+            });
         }
     }
     Ok(())
 }
 
 /// Reads a continuation block of an old GNU sparse map; tells whether another follows.
-pub(crate) fn gnu_sparse_more(block: &[u8; BLOCK], extents: &mut Vec<Extent>) -> Result<bool, ArchiveError> {
+pub(crate) fn gnu_sparse_more(
+    block: &[u8; BLOCK],
+    extents: &mut Vec<Extent>,
+) -> Result<bool, ArchiveError> {
     sparse_slots(&block[..504], extents)?;
     Ok(block[504] != 0)
 }
@@ -139,7 +172,11 @@ fn number(field: &[u8]) -> Option<i64> {
         let negative = field[0] & 0x40 != 0;
         let mut value: i64 = if negative { -1 } else { 0 };
         for (at, byte) in field.iter().enumerate() {
-            let byte = if at == 0 && !negative { byte & 0x7f } else { *byte };
+            let byte = if at == 0 && !negative {
+                byte & 0x7f
+            } else {
+                *byte
+            };
             // The high bytes must be sign extension only.
             if (value >> 55) != 0 && (value >> 55) != -1 {
                 return None;
@@ -149,7 +186,10 @@ fn number(field: &[u8]) -> Option<i64> {
         return Some(value);
     }
     let text = field.trim_ascii_start();
-    let end = text.iter().position(|b| matches!(b, 0 | b' ')).unwrap_or(text.len());
+    let end = text
+        .iter()
+        .position(|b| matches!(b, 0 | b' '))
+        .unwrap_or(text.len());
     let mut value: i64 = 0;
     for byte in &text[..end] {
         if !(b'0'..=b'7').contains(byte) {
@@ -205,10 +245,17 @@ fn time(value: &[u8]) -> Result<(i64, u32), ArchiveError> {
     }
     let mut nanos = 0u32;
     for at in 0..9 {
-        nanos = nanos * 10 + fraction.as_bytes().get(at).map_or(0, |b| u32::from(b - b'0'));
+        nanos = nanos * 10
+            + fraction
+                .as_bytes()
+                .get(at)
+                .map_or(0, |b| u32::from(b - b'0'));
     }
     if whole.starts_with('-') && nanos > 0 {
-        return Ok((seconds.checked_sub(1).ok_or_else(bad)?, 1_000_000_000 - nanos));
+        return Ok((
+            seconds.checked_sub(1).ok_or_else(bad)?,
+            1_000_000_000 - nanos,
+        ));
     }
     Ok((seconds, nanos))
 }
@@ -221,14 +268,21 @@ impl Pax {
             if data.iter().all(|b| *b == 0) {
                 break;
             }
-            let space = data.iter().take(20).position(|b| *b == b' ').ok_or_else(|| malformed("PAX record without length"))?;
+            let space = data
+                .iter()
+                .take(20)
+                .position(|b| *b == b' ')
+                .ok_or_else(|| malformed("PAX record without length"))?;
             let length = decimal(&data[..space], "length")?;
             let length = usize::try_from(length).map_err(|_| malformed("PAX record too long"))?;
             if length <= space + 2 || length > data.len() || data[length - 1] != b'\n' {
                 return Err(malformed("PAX record with wrong length"));
             }
             let record = &data[space + 1..length - 1];
-            let equals = record.iter().position(|b| *b == b'=').ok_or_else(|| malformed("PAX record without ="))?;
+            let equals = record
+                .iter()
+                .position(|b| *b == b'=')
+                .ok_or_else(|| malformed("PAX record without ="))?;
             self.record(&record[..equals], &record[equals + 1..])?;
             data = &data[length..];
         }
@@ -237,7 +291,11 @@ impl Pax {
 
     fn record(&mut self, key: &[u8], value: &[u8]) -> Result<(), ArchiveError> {
         let no_nul = |value: &[u8]| {
-            if value.contains(&0) { Err(malformed("NUL in a PAX path")) } else { Ok(value.to_vec()) }
+            if value.contains(&0) {
+                Err(malformed("NUL in a PAX path"))
+            } else {
+                Ok(value.to_vec())
+            }
         };
         let signed = |value: &[u8]| {
             std::str::from_utf8(value)
@@ -247,12 +305,48 @@ impl Pax {
         };
         // An empty value takes the record back.
         match key {
-            b"path" => self.path = if value.is_empty() { None } else { Some(no_nul(value)?) },
-            b"linkpath" => self.link = if value.is_empty() { None } else { Some(no_nul(value)?) },
-            b"size" => self.size = if value.is_empty() { None } else { Some(decimal(value, "size")?) },
-            b"uid" => self.uid = if value.is_empty() { None } else { Some(signed(value)?) },
-            b"gid" => self.gid = if value.is_empty() { None } else { Some(signed(value)?) },
-            b"mtime" => self.mtime = if value.is_empty() { None } else { Some(time(value)?) },
+            b"path" => {
+                self.path = if value.is_empty() {
+                    None
+                } else {
+                    Some(no_nul(value)?)
+                }
+            }
+            b"linkpath" => {
+                self.link = if value.is_empty() {
+                    None
+                } else {
+                    Some(no_nul(value)?)
+                }
+            }
+            b"size" => {
+                self.size = if value.is_empty() {
+                    None
+                } else {
+                    Some(decimal(value, "size")?)
+                }
+            }
+            b"uid" => {
+                self.uid = if value.is_empty() {
+                    None
+                } else {
+                    Some(signed(value)?)
+                }
+            }
+            b"gid" => {
+                self.gid = if value.is_empty() {
+                    None
+                } else {
+                    Some(signed(value)?)
+                }
+            }
+            b"mtime" => {
+                self.mtime = if value.is_empty() {
+                    None
+                } else {
+                    Some(time(value)?)
+                }
+            }
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     if name.is_empty() || name.contains(&0) || name.len() > 255 {
@@ -290,7 +384,10 @@ impl SparseKeys {
                 }
             }
             b"numbytes" => {
-                let offset = self.pending_offset.take().ok_or_else(|| malformed("sparse length without offset"))?;
+                let offset = self
+                    .pending_offset
+                    .take()
+                    .ok_or_else(|| malformed("sparse length without offset"))?;
                 self.push(offset, decimal(value, "GNU.sparse.numbytes")?)?;
             }
             b"map" => {
@@ -317,7 +414,10 @@ impl SparseKeys {
     fn push(&mut self, offset: u64, length: u64) -> Result<(), ArchiveError> {
         self.extents.push(Extent { offset, length });
         if self.extents.len() > MAX_EXTENTS {
-            return Err(ArchiveError::Limit { what: "extents of a sparse file", limit: MAX_EXTENTS as u64 });
+            return Err(ArchiveError::Limit {
+                what: "extents of a sparse file",
+                limit: MAX_EXTENTS as u64,
+            });
         }
         Ok(())
     }
@@ -350,7 +450,9 @@ pub(crate) fn pax_map(data: &[u8]) -> Result<Option<Vec<Extent>>, ArchiveError> 
     let mut lines = data.split_inclusive(|b| *b == b'\n');
     let mut next = || -> Result<Option<u64>, ArchiveError> {
         match lines.next() {
-            Some(line) if line.ends_with(b"\n") => Ok(Some(decimal(&line[..line.len() - 1], "sparse map")?)),
+            Some(line) if line.ends_with(b"\n") => {
+                Ok(Some(decimal(&line[..line.len() - 1], "sparse map")?))
+            }
             _ => Ok(None),
         }
     };
@@ -360,7 +462,10 @@ pub(crate) fn pax_map(data: &[u8]) -> Result<Option<Vec<Extent>>, ArchiveError> 
     let count = usize::try_from(count)
         .ok()
         .filter(|count| *count <= MAX_EXTENTS)
-        .ok_or(ArchiveError::Limit { what: "extents of a sparse file", limit: MAX_EXTENTS as u64 })?;
+        .ok_or(ArchiveError::Limit {
+            what: "extents of a sparse file",
+            limit: MAX_EXTENTS as u64,
+        })?;
     let mut extents = Vec::with_capacity(count.min(1024));
     for _ in 0..count {
         let (Some(offset), Some(length)) = (next()?, next()?) else {
@@ -383,29 +488,56 @@ mod tests {
         assert_eq!(number(b"00x0644\0"), None);
         assert_eq!(number(&[0x80, 0, 0, 0, 0, 0, 1, 0]), Some(256));
         assert_eq!(number(&[0xff; 8]), Some(-1));
-        assert_eq!(number(&[0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]), None);
+        assert_eq!(
+            number(&[
+                0x80, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff
+            ]),
+            None
+        );
         assert_eq!(number(b"777777777777"), Some(0o777_777_777_777));
     }
 
     #[test]
     fn pax_records() {
         let mut pax = Pax::default();
-        pax.parse(b"12 path=abc\n20 mtime=-1.5000000\n26 SCHILY.xattr.user.a=\0=\n\0\0\0").unwrap();
+        pax.parse(b"12 path=abc\n20 mtime=-1.5000000\n26 SCHILY.xattr.user.a=\0=\n\0\0\0")
+            .unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"abc"[..]));
         assert_eq!(pax.mtime, Some((-2, 500_000_000)));
         assert_eq!(pax.xattrs, [(b"user.a".to_vec(), b"\0=".to_vec())]);
-        for bad in [&b"5 a=b\n"[..], b"6 a=b\n7", b"99 path=x\n", b"path=x\n", b"9 path=x ", b"18 size=-12345678\n", b"11 path=a\0\n"] {
-            assert!(Pax::default().parse(bad).is_err(), "{:?}", String::from_utf8_lossy(bad));
+        for bad in [
+            &b"5 a=b\n"[..],
+            b"6 a=b\n7",
+            b"99 path=x\n",
+            b"path=x\n",
+            b"9 path=x ",
+            b"18 size=-12345678\n",
+            b"11 path=a\0\n",
+        ] {
+            assert!(
+                Pax::default().parse(bad).is_err(),
+                "{:?}",
+                String::from_utf8_lossy(bad)
+            );
         }
     }
 
     #[test]
     fn sparse_maps() {
         assert_eq!(pax_map(b"1\n0\n").unwrap(), None);
-        assert_eq!(pax_map(b"1\n0\n5\n\0\0").unwrap().unwrap(), [Extent { offset: 0, length: 5 }]);
+        assert_eq!(
+            pax_map(b"1\n0\n5\n\0\0").unwrap().unwrap(),
+            [Extent {
+                offset: 0,
+                length: 5
+            }]
+        );
         assert!(pax_map(b"99999999999\n").is_err());
         let extent = |offset, length| Extent { offset, length };
-        assert_eq!(check_extents(&[extent(0, 5), extent(10, 5)], 15).unwrap(), 10);
+        assert_eq!(
+            check_extents(&[extent(0, 5), extent(10, 5)], 15).unwrap(),
+            10
+        );
         assert!(check_extents(&[extent(0, 5), extent(4, 5)], 15).is_err());
         assert!(check_extents(&[extent(0, 16)], 15).is_err());
         assert!(check_extents(&[extent(u64::MAX, 2)], u64::MAX).is_err());

@@ -101,7 +101,15 @@ pub struct TarReader<R> {
 impl<R: BufRead> TarReader<R> {
     /// Reads from `input` within `limits`.
     pub fn new(input: R, limits: Limits) -> Self {
-        Self { input, limits, remaining: 0, padding: 0, entries: 0, bytes: 0, finished: false }
+        Self {
+            input,
+            limits,
+            remaining: 0,
+            padding: 0,
+            entries: 0,
+            bytes: 0,
+            finished: false,
+        }
     }
 
     /// The bounds.
@@ -150,11 +158,17 @@ impl<R: BufRead> TarReader<R> {
                 }
                 b'L' => long_path = Some(until_nul(self.extension(size)?)),
                 b'K' => long_link = Some(until_nul(self.extension(size)?)),
-                _ => return self.entry(&block, size, pax, long_path, long_link).map(Some),
+                _ => {
+                    return self
+                        .entry(&block, size, pax, long_path, long_link)
+                        .map(Some);
+                }
             }
             extensions += 1;
             if extensions > 16 {
-                return Err(ArchiveError::Malformed("too many extended headers in a row".to_owned()));
+                return Err(ArchiveError::Malformed(
+                    "too many extended headers in a row".to_owned(),
+                ));
             }
         }
     }
@@ -162,7 +176,9 @@ impl<R: BufRead> TarReader<R> {
     /// A first block of zeros was read: the end, if another follows or nothing at all.
     fn end(&mut self, extensions: u32) -> Result<Option<Entry>, ArchiveError> {
         if extensions > 0 {
-            return Err(ArchiveError::Malformed("an extended header without its entry".to_owned()));
+            return Err(ArchiveError::Malformed(
+                "an extended header without its entry".to_owned(),
+            ));
         }
         let mut block = [0u8; BLOCK];
         if self.read_block(&mut block)? && !RawHeader(&block).is_zero() {
@@ -182,11 +198,22 @@ impl<R: BufRead> TarReader<R> {
     ) -> Result<Entry, ArchiveError> {
         self.entries += 1;
         if self.entries > self.limits.entries {
-            return Err(ArchiveError::Limit { what: "entries", limit: self.limits.entries });
+            return Err(ArchiveError::Limit {
+                what: "entries",
+                limit: self.limits.entries,
+            });
         }
         let header = RawHeader(block);
-        let mut path = pax.path.take().or(long_path).unwrap_or_else(|| header.path());
-        let link = pax.link.take().or(long_link).unwrap_or_else(|| header.link());
+        let mut path = pax
+            .path
+            .take()
+            .or(long_path)
+            .unwrap_or_else(|| header.path());
+        let link = pax
+            .link
+            .take()
+            .or(long_link)
+            .unwrap_or_else(|| header.link());
         let data_size = pax.size.unwrap_or(header_size);
         let slashed = path.ends_with(b"/");
         let kind = match header.kind() {
@@ -199,10 +226,19 @@ impl<R: BufRead> TarReader<R> {
             b'4' => EntryKind::BlockDevice,
             b'5' => EntryKind::Directory,
             b'6' => EntryKind::Fifo,
-            other => return Err(ArchiveError::EntryType { path: crate::path_of(&path), kind: char::from(other) }),
+            other => {
+                return Err(ArchiveError::EntryType {
+                    path: crate::path_of(&path),
+                    kind: char::from(other),
+                });
+            }
         };
         // Only files have data, whatever the size field says.
-        let data_size = if kind == EntryKind::File { data_size } else { 0 };
+        let data_size = if kind == EntryKind::File {
+            data_size
+        } else {
+            0
+        };
         self.remaining = data_size;
         self.padding = data_size.wrapping_neg() % BLOCK as u64;
         let (mut size, mut sparse) = (data_size, None);
@@ -212,13 +248,18 @@ impl<R: BufRead> TarReader<R> {
             }
             let (extents, real_size) = self.sparse_map(&header, &pax)?;
             if check_extents(&extents, real_size)? != self.remaining {
-                return Err(ArchiveError::Malformed("sparse map and data differ in size".to_owned()));
+                return Err(ArchiveError::Malformed(
+                    "sparse map and data differ in size".to_owned(),
+                ));
             }
             size = real_size;
             sparse = Some(extents);
         }
         if path.len() > self.limits.path || link.len() > self.limits.path {
-            return Err(ArchiveError::Limit { what: "bytes of a path", limit: self.limits.path as u64 });
+            return Err(ArchiveError::Limit {
+                what: "bytes of a path",
+                limit: self.limits.path as u64,
+            });
         }
         let owner = header.owner()?;
         let id = |value: i64| {
@@ -240,13 +281,21 @@ impl<R: BufRead> TarReader<R> {
                 None => (header.mtime()?, 0),
             },
             size,
-            device: if matches!(kind, EntryKind::CharDevice | EntryKind::BlockDevice) { header.device()? } else { (0, 0) },
+            device: if matches!(kind, EntryKind::CharDevice | EntryKind::BlockDevice) {
+                header.device()?
+            } else {
+                (0, 0)
+            },
             xattrs: pax.xattrs,
             sparse,
         })
     }
 
-    fn sparse_map(&mut self, header: &RawHeader<'_>, pax: &Pax) -> Result<(Vec<Extent>, u64), ArchiveError> {
+    fn sparse_map(
+        &mut self,
+        header: &RawHeader<'_>,
+        pax: &Pax,
+    ) -> Result<(Vec<Extent>, u64), ArchiveError> {
         if header.kind() == b'S' {
             let (mut extents, mut more, real_size) = header.gnu_sparse()?;
             while more {
@@ -258,19 +307,25 @@ impl<R: BufRead> TarReader<R> {
             }
             return Ok((extents, real_size));
         }
-        let real_size =
-            pax.sparse.real_size.ok_or_else(|| ArchiveError::Malformed("sparse file without its size".to_owned()))?;
+        let real_size = pax
+            .sparse
+            .real_size
+            .ok_or_else(|| ArchiveError::Malformed("sparse file without its size".to_owned()))?;
         if pax.sparse.major == 0 {
             return Ok((pax.sparse.extents.clone(), real_size));
         }
         if (pax.sparse.major, pax.sparse.minor) != (1, 0) {
-            return Err(ArchiveError::Malformed("unknown version of a sparse file".to_owned()));
+            return Err(ArchiveError::Malformed(
+                "unknown version of a sparse file".to_owned(),
+            ));
         }
         // The map is at the beginning of the data, in whole blocks.
         let mut data = Vec::new();
         loop {
             if self.remaining < BLOCK as u64 {
-                return Err(ArchiveError::Malformed("sparse map without an end".to_owned()));
+                return Err(ArchiveError::Malformed(
+                    "sparse map without an end".to_owned(),
+                ));
             }
             let mut block = [0u8; BLOCK];
             if !self.read_block(&mut block)? {
@@ -279,14 +334,19 @@ impl<R: BufRead> TarReader<R> {
             self.remaining -= BLOCK as u64;
             data.extend_from_slice(&block);
             // Looking again after every block would take quadratic time for a large map.
-            let worth = data.len() == BLOCK || data.len().is_power_of_two() || self.remaining < BLOCK as u64;
+            let worth = data.len() == BLOCK
+                || data.len().is_power_of_two()
+                || self.remaining < BLOCK as u64;
             if (worth || map_is_whole(&data))
                 && let Some(extents) = pax_map(&data)?
             {
                 return Ok((extents, real_size));
             }
             if data.len() > 48 << 20 {
-                return Err(ArchiveError::Limit { what: "bytes of a sparse map", limit: 48 << 20 });
+                return Err(ArchiveError::Limit {
+                    what: "bytes of a sparse map",
+                    limit: 48 << 20,
+                });
             }
         }
     }
@@ -303,7 +363,9 @@ impl<R: BufRead> TarReader<R> {
         if data.is_empty() {
             return Err(ArchiveError::Truncated);
         }
-        let most = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(data.len());
+        let most = usize::try_from(self.remaining)
+            .unwrap_or(usize::MAX)
+            .min(data.len());
         Ok(&data[..most])
     }
 
@@ -320,7 +382,10 @@ impl<R: BufRead> TarReader<R> {
     fn count(&mut self, amount: usize) -> Result<(), ArchiveError> {
         self.bytes += amount as u64;
         if self.bytes > self.limits.bytes {
-            return Err(ArchiveError::Limit { what: "bytes", limit: self.limits.bytes });
+            return Err(ArchiveError::Limit {
+                what: "bytes",
+                limit: self.limits.bytes,
+            });
         }
         Ok(())
     }
@@ -364,7 +429,11 @@ impl<R: BufRead> TarReader<R> {
         while filled < BLOCK {
             let data = self.input.fill_buf().map_err(ArchiveError::Read)?;
             if data.is_empty() {
-                return if filled == 0 { Ok(false) } else { Err(ArchiveError::Truncated) };
+                return if filled == 0 {
+                    Ok(false)
+                } else {
+                    Err(ArchiveError::Truncated)
+                };
             }
             let step = data.len().min(BLOCK - filled);
             block[filled..filled + step].copy_from_slice(&data[..step]);
@@ -378,7 +447,10 @@ impl<R: BufRead> TarReader<R> {
     /// The data of an extended header.
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, ArchiveError> {
         if size > self.limits.extension {
-            return Err(ArchiveError::Limit { what: "bytes of an extended header", limit: self.limits.extension });
+            return Err(ArchiveError::Limit {
+                what: "bytes of an extended header",
+                limit: self.limits.extension,
+            });
         }
         self.remaining = size;
         self.padding = size.wrapping_neg() % BLOCK as u64;
@@ -400,11 +472,18 @@ fn map_is_whole(data: &[u8]) -> bool {
     let Some(first) = data.iter().position(|b| *b == b'\n') else {
         return false;
     };
-    let Some(count) = std::str::from_utf8(&data[..first]).ok().and_then(|text| text.parse::<usize>().ok()) else {
+    let Some(count) = std::str::from_utf8(&data[..first])
+        .ok()
+        .and_then(|text| text.parse::<usize>().ok())
+    else {
         return true;
     };
     // Zeros fill the last block, so a whole map ends with one or exactly with the block.
-    let lines = if data.ends_with(b"\0") || data.ends_with(b"\n") { data.iter().filter(|b| **b == b'\n').count() } else { 0 };
+    let lines = if data.ends_with(b"\0") || data.ends_with(b"\n") {
+        data.iter().filter(|b| **b == b'\n').count()
+    } else {
+        0
+    };
     lines > count.saturating_mul(2)
 }
 

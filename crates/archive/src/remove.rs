@@ -11,7 +11,11 @@ use rustix::io::Errno;
 ///
 /// # Errors
 /// The first system call that fails.
-pub fn remove_tree(parent: BorrowedFd<'_>, name: &[u8], unlinked: &mut dyn FnMut()) -> rustix::io::Result<()> {
+pub fn remove_tree(
+    parent: BorrowedFd<'_>,
+    name: &[u8],
+    unlinked: &mut dyn FnMut(),
+) -> rustix::io::Result<()> {
     match rustix::fs::unlinkat(parent, name, AtFlags::empty()) {
         Ok(()) => {
             unlinked();
@@ -41,15 +45,17 @@ pub fn remove_tree(parent: BorrowedFd<'_>, name: &[u8], unlinked: &mut dyn FnMut
             match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
                 Ok(()) => unlinked(),
                 Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR | Errno::PERM) => match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
-                    Ok(()) => unlinked(),
-                    Err(Errno::NOTEMPTY | Errno::EXIST) => {
-                        below = Some(name.to_owned());
-                        break;
+                Err(Errno::ISDIR | Errno::PERM) => {
+                    match rustix::fs::unlinkat(directory, name, AtFlags::REMOVEDIR) {
+                        Ok(()) => unlinked(),
+                        Err(Errno::NOTEMPTY | Errno::EXIST) => {
+                            below = Some(name.to_owned());
+                            break;
+                        }
+                        Err(Errno::NOENT) => {}
+                        Err(errno) => return Err(errno),
                     }
-                    Err(Errno::NOENT) => {}
-                    Err(errno) => return Err(errno),
-                },
+                }
                 Err(errno) => return Err(errno),
             }
         }
@@ -95,7 +101,12 @@ mod tests {
         std::fs::write(at("kept"), "x").unwrap();
         std::os::unix::fs::symlink(at("kept"), at("tree/a/link")).unwrap();
         std::os::unix::fs::symlink("/", at("tree/root")).unwrap();
-        let fd = rustix::fs::open(directory.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let fd = rustix::fs::open(
+            directory.path(),
+            OFlags::RDONLY | OFlags::DIRECTORY,
+            Mode::empty(),
+        )
+        .unwrap();
         let mut count = 0;
         remove_tree(fd.as_fd(), b"tree", &mut || count += 1).unwrap();
         remove_tree(fd.as_fd(), b"tree", &mut || count += 1).unwrap();

@@ -48,11 +48,18 @@ pub(crate) fn asked(path: &Path) -> Result<Asked, ArchiveError> {
     } else {
         split(&normal).1.to_vec()
     };
-    Ok(Asked { directory: dot || bytes.ends_with(b"/") || normal.is_empty(), path: normal, base })
+    Ok(Asked {
+        directory: dot || bytes.ends_with(b"/") || normal.is_empty(),
+        path: normal,
+        base,
+    })
 }
 
 pub(crate) fn absent(path: &[u8], errno: Errno) -> ArchiveError {
-    ArchiveError::Path { path: path_of(&[b"/", path].concat()), source: errno.into() }
+    ArchiveError::Path {
+        path: path_of(&[b"/", path].concat()),
+        source: errno.into(),
+    }
 }
 
 /// Looks at `path` within `root`; the last component is not followed unless the path ends with `/` or `/.`.
@@ -64,29 +71,44 @@ pub fn stat_path(root: BorrowedFd<'_>, path: &Path) -> Result<PathStat, ArchiveE
     let mut walker = Walker::new(root, Policy::Copy, &Limits::default());
     let stat = look(&mut walker, &asked)?;
     let link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
-    let link_target = if link { resolve(&mut walker, &asked.path)? } else { String::new() };
+    let link_target = if link {
+        resolve(&mut walker, &asked.path)?
+    } else {
+        String::new()
+    };
     let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
     Ok(PathStat {
         name: String::from_utf8_lossy(&asked.base).into_owned(),
         size: stat.st_size,
         mode: go_mode(stat.st_mode),
-        mtime: Timestamp::from_unix_nanos(stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(nanos)),
+        mtime: Timestamp::from_unix_nanos(
+            stat.st_mtime
+                .saturating_mul(1_000_000_000)
+                .saturating_add(nanos),
+        ),
         link_target,
     })
 }
 
 /// Goes to the path's parent, or to the path itself where it must be a directory, and looks.
 pub(crate) fn look(walker: &mut Walker<'_>, asked: &Asked) -> Result<Stat, ArchiveError> {
-    let (parent, name): (&[u8], &[u8]) = if asked.directory { (&asked.path, b".") } else { split(&asked.path) };
+    let (parent, name): (&[u8], &[u8]) = if asked.directory {
+        (&asked.path, b".")
+    } else {
+        split(&asked.path)
+    };
     match walker.enter(parent, Missing::Report) {
         Ok(Entered::There) => {}
         Ok(Entered::Absent) => return Err(absent(&asked.path, Errno::NOENT)),
-        Err(ArchiveError::Io { source, .. }) if source.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) => {
+        Err(ArchiveError::Io { source, .. })
+            if source.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) =>
+        {
             return Err(absent(&asked.path, Errno::NOTDIR));
         }
         Err(error) => return Err(error),
     }
-    rustix::fs::statat(walker.current(), name, AtFlags::SYMLINK_NOFOLLOW).map_err(|errno| absent(&asked.path, errno))
+    rustix::fs::statat(walker.current(), name, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|errno| absent(&asked.path, errno))
 }
 
 /// Follows a symlink to its end within the root.
@@ -109,7 +131,11 @@ fn resolve(walker: &mut Walker<'_>, path: &[u8]) -> Result<String, ArchiveError>
             }
             Err(_) => break,
         };
-        let next = if target.starts_with(b"/") { target } else { [&real[..], b"/", &target[..]].concat() };
+        let next = if target.starts_with(b"/") {
+            target
+        } else {
+            [&real[..], b"/", &target[..]].concat()
+        };
         path = normalize(&next, Policy::Copy)?;
     }
     let path = normalize(&path, Policy::Copy)?;

@@ -55,7 +55,10 @@ pub(crate) fn normalize(path: &[u8], policy: Policy) -> Result<Vec<u8>, ArchiveE
             b"" | b"." => {}
             b".." => {
                 if normal.is_empty() && policy == Policy::Layer {
-                    return Err(ArchiveError::Escape { path: path_of(path), why: "it leads outside by \"..\"".to_owned() });
+                    return Err(ArchiveError::Escape {
+                        path: path_of(path),
+                        why: "it leads outside by \"..\"".to_owned(),
+                    });
                 }
                 let parent = normal.iter().rposition(|b| *b == b'/').unwrap_or(0);
                 normal.truncate(parent);
@@ -90,11 +93,20 @@ pub(crate) struct Walker<'a> {
     pub(crate) made: Vec<Vec<u8>>,
 }
 
-const OPEN: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const OPEN: OFlags = OFlags::PATH
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 impl<'a> Walker<'a> {
     pub(crate) fn new(root: BorrowedFd<'a>, policy: Policy, limits: &Limits) -> Self {
-        Self { root, policy, depth: limits.depth, stack: Vec::new(), made: Vec::new() }
+        Self {
+            root,
+            policy,
+            depth: limits.depth,
+            stack: Vec::new(),
+            made: Vec::new(),
+        }
     }
 
     /// The current directory. An `O_PATH` descriptor unless it is the root.
@@ -145,17 +157,24 @@ impl<'a> Walker<'a> {
         }
         self.stack.truncate(common);
         // (component, whether it comes from a symlink's target)
-        let mut queue: VecDeque<(Vec<u8>, bool)> = rest.map(|name| (name.to_vec(), false)).collect();
+        let mut queue: VecDeque<(Vec<u8>, bool)> =
+            rest.map(|name| (name.to_vec(), false)).collect();
         let mut links = 0;
         while let Some((name, from_link)) = queue.pop_front() {
             if name == b".." {
                 if self.stack.pop().is_none() && self.policy == Policy::Layer {
-                    return Err(ArchiveError::Escape { path: path_of(path), why: "a symlink on the way leads outside".to_owned() });
+                    return Err(ArchiveError::Escape {
+                        path: path_of(path),
+                        why: "a symlink on the way leads outside".to_owned(),
+                    });
                 }
                 continue;
             }
             if self.stack.len() >= self.depth {
-                return Err(ArchiveError::Limit { what: "components of a path", limit: self.depth as u64 });
+                return Err(ArchiveError::Limit {
+                    what: "components of a path",
+                    limit: self.depth as u64,
+                });
             }
             match rustix::fs::openat(self.current(), &name[..], OPEN, Mode::empty()) {
                 Ok(fd) => self.stack.push((name, fd)),
@@ -202,15 +221,21 @@ impl<'a> Walker<'a> {
         match self.policy {
             Policy::Layer => Err(ArchiveError::Escape {
                 path: path_of(path),
-                why: "it goes through a symlink that leads to no directory of this layer".to_owned(),
+                why: "it goes through a symlink that leads to no directory of this layer"
+                    .to_owned(),
             }),
-            Policy::Copy => Err(ArchiveError::Path { path: path_of(path), source: Errno::NOENT.into() }),
+            Policy::Copy => Err(ArchiveError::Path {
+                path: path_of(path),
+                source: Errno::NOENT.into(),
+            }),
         }
     }
 
     fn make(&mut self, name: &[u8]) -> Result<OwnedFd, ArchiveError> {
-        rustix::fs::mkdirat(self.current(), name, Mode::from_raw_mode(IMPLIED_MODE)).map_err(self.io("mkdir", name))?;
-        let fd = rustix::fs::openat(self.current(), name, OPEN, Mode::empty()).map_err(self.io("open", name))?;
+        rustix::fs::mkdirat(self.current(), name, Mode::from_raw_mode(IMPLIED_MODE))
+            .map_err(self.io("mkdir", name))?;
+        let fd = rustix::fs::openat(self.current(), name, OPEN, Mode::empty())
+            .map_err(self.io("open", name))?;
         let path = self.child(name);
         self.made.push(path);
         Ok(fd)
@@ -227,19 +252,31 @@ impl<'a> Walker<'a> {
 
     /// A whiteout of this layer where a directory is needed now: the directory is new, and hides what is below.
     fn replace_whiteout(&mut self, name: &[u8], missing: Missing) -> Result<bool, ArchiveError> {
-        if self.policy != Policy::Layer || missing == Missing::Report || !is_whiteout(self.current(), name)? {
+        if self.policy != Policy::Layer
+            || missing == Missing::Report
+            || !is_whiteout(self.current(), name)?
+        {
             return Ok(false);
         }
-        rustix::fs::unlinkat(self.current(), name, AtFlags::empty()).map_err(self.io("unlink", name))?;
+        rustix::fs::unlinkat(self.current(), name, AtFlags::empty())
+            .map_err(self.io("unlink", name))?;
         let fd = self.make(name)?;
         set_opaque(fd.as_fd()).map_err(self.io("set opaque", name))?;
         Ok(true)
     }
 
     /// Turns an error on `name` in the current directory into ours.
-    pub(crate) fn io<'n>(&self, operation: &'static str, name: &'n [u8]) -> impl FnOnce(Errno) -> ArchiveError + use<'n> {
+    pub(crate) fn io<'n>(
+        &self,
+        operation: &'static str,
+        name: &'n [u8],
+    ) -> impl FnOnce(Errno) -> ArchiveError + use<'n> {
         let path = self.child(name);
-        move |errno| ArchiveError::Io { operation, path: path_of(&path), source: errno.into() }
+        move |errno| ArchiveError::Io {
+            operation,
+            path: path_of(&path),
+            source: errno.into(),
+        }
     }
 }
 
@@ -248,7 +285,10 @@ impl<'a> Walker<'a> {
 ///
 /// # Errors
 /// [`ArchiveError::Io`] with `ENOTDIR` when something on the way is no directory.
-pub fn resolve_directory(root: BorrowedFd<'_>, path: &std::path::Path) -> Result<Option<std::path::PathBuf>, ArchiveError> {
+pub fn resolve_directory(
+    root: BorrowedFd<'_>,
+    path: &std::path::Path,
+) -> Result<Option<std::path::PathBuf>, ArchiveError> {
     use std::os::unix::ffi::OsStrExt;
     let mut walker = Walker::new(root, Policy::Copy, &Limits::default());
     let normal = normalize(path.as_os_str().as_bytes(), Policy::Copy)?;
@@ -261,9 +301,15 @@ pub fn resolve_directory(root: BorrowedFd<'_>, path: &std::path::Path) -> Result
 /// Whether `name` in `directory` is overlayfs's whiteout: a character device 0:0.
 pub(crate) fn is_whiteout(directory: BorrowedFd<'_>, name: &[u8]) -> Result<bool, ArchiveError> {
     match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0),
+        Ok(stat) => Ok(
+            FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0,
+        ),
         Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(ArchiveError::Io { operation: "stat", path: path_of(name), source: errno.into() }),
+        Err(errno) => Err(ArchiveError::Io {
+            operation: "stat",
+            path: path_of(name),
+            source: errno.into(),
+        }),
     }
 }
 
@@ -275,7 +321,12 @@ pub(crate) fn descriptor_path(fd: BorrowedFd<'_>) -> String {
 
 /// Makes the directory hide what is below it.
 pub(crate) fn set_opaque(directory: BorrowedFd<'_>) -> rustix::io::Result<()> {
-    rustix::fs::setxattr(descriptor_path(directory), OPAQUE.0, OPAQUE.1, rustix::fs::XattrFlags::empty())
+    rustix::fs::setxattr(
+        descriptor_path(directory),
+        OPAQUE.0,
+        OPAQUE.1,
+        rustix::fs::XattrFlags::empty(),
+    )
 }
 
 #[cfg(test)]

@@ -14,7 +14,11 @@ impl Entry {
             kind,
             path: path.as_bytes().to_vec(),
             link: Vec::new(),
-            mode: if kind == EntryKind::Directory { 0o755 } else { 0o644 },
+            mode: if kind == EntryKind::Directory {
+                0o755
+            } else {
+                0o644
+            },
             uid: 0,
             gid: 0,
             mtime: (0, 0),
@@ -92,7 +96,11 @@ fn finish_block(block: &mut [u8; BLOCK]) {
 impl<W: Write> TarWriter<W> {
     /// Writes to `output`.
     pub fn new(output: W) -> Self {
-        Self { output, remaining: 0, padding: 0 }
+        Self {
+            output,
+            remaining: 0,
+            padding: 0,
+        }
     }
 
     /// Begins an entry. A file's `size` bytes follow by [`TarWriter::data`]. Times are written in whole seconds.
@@ -129,7 +137,11 @@ impl<W: Write> TarWriter<W> {
             }
             octal(field, if value > most { 0 } else { value });
         };
-        let size = if entry.kind == EntryKind::File { entry.size } else { 0 };
+        let size = if entry.kind == EntryKind::File {
+            entry.size
+        } else {
+            0
+        };
         octal(&mut block[100..108], u64::from(entry.mode & 0o7777));
         number(&mut block[108..116], entry.uid.into(), MAX_OCTAL_8, b"uid");
         number(&mut block[116..124], entry.gid.into(), MAX_OCTAL_8, b"gid");
@@ -181,7 +193,9 @@ impl<W: Write> TarWriter<W> {
     /// # Errors
     /// [`ArchiveError::Write`].
     pub fn data(&mut self, data: &[u8]) -> Result<(), ArchiveError> {
-        let most = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(data.len());
+        let most = usize::try_from(self.remaining)
+            .unwrap_or(usize::MAX)
+            .min(data.len());
         self.write(&data[..most])?;
         self.remaining -= most as u64;
         Ok(())
@@ -196,7 +210,9 @@ impl<W: Write> TarWriter<W> {
         // A file that became shorter while it was read is filled up with zeros.
         let zeros = [0u8; 4096];
         while self.remaining > 0 {
-            let step = usize::try_from(self.remaining).unwrap_or(usize::MAX).min(zeros.len());
+            let step = usize::try_from(self.remaining)
+                .unwrap_or(usize::MAX)
+                .min(zeros.len());
             self.write(&zeros[..step])?;
             self.remaining -= step as u64;
         }
@@ -231,7 +247,11 @@ mod tests {
         let long = format!("{}/{}", "d".repeat(120), "f".repeat(90));
         let longer = format!("a/{}", "x".repeat(300));
         let mut writer = TarWriter::new(Vec::new());
-        for (path, uid, mtime) in [("a", 0, 5), (long.as_str(), 3_000_000, -7), (longer.as_str(), 1, 1 << 40)] {
+        for (path, uid, mtime) in [
+            ("a", 0, 5),
+            (long.as_str(), 3_000_000, -7),
+            (longer.as_str(), 1, 1 << 40),
+        ] {
             let mut entry = Entry::new(EntryKind::File, path);
             (entry.size, entry.uid, entry.mtime.0) = (3, uid, mtime);
             entry.xattrs.push((b"user.x".to_vec(), b"\0\n=".to_vec()));
@@ -245,9 +265,16 @@ mod tests {
         assert_eq!(stream.len() % BLOCK, 0);
 
         let mut reader = TarReader::new(&stream[..], Limits::default());
-        for (path, uid, mtime) in [("a", 0, 5), (long.as_str(), 3_000_000, -7), (longer.as_str(), 1, 1 << 40)] {
+        for (path, uid, mtime) in [
+            ("a", 0, 5),
+            (long.as_str(), 3_000_000, -7),
+            (longer.as_str(), 1, 1 << 40),
+        ] {
             let entry = reader.next_entry().unwrap().unwrap();
-            assert_eq!((entry.path, entry.uid, entry.mtime.0), (path.as_bytes().to_vec(), uid, mtime));
+            assert_eq!(
+                (entry.path, entry.uid, entry.mtime.0),
+                (path.as_bytes().to_vec(), uid, mtime)
+            );
             assert_eq!(entry.xattrs, [(b"user.x".to_vec(), b"\0\n=".to_vec())]);
             assert_eq!(reader.data().unwrap(), b"abc");
         }
@@ -255,6 +282,13 @@ mod tests {
         assert!(reader.next_entry().unwrap().is_none());
         // The tar crate reads it too.
         let mut other = tar::Archive::new(&stream[..]);
-        assert_eq!(other.entries().unwrap().map(|e| e.unwrap().path().unwrap().as_os_str().len()).sum::<usize>(), 1 + 211 + 302 + 1);
+        assert_eq!(
+            other
+                .entries()
+                .unwrap()
+                .map(|e| e.unwrap().path().unwrap().as_os_str().len())
+                .sum::<usize>(),
+            1 + 211 + 302 + 1
+        );
     }
 }

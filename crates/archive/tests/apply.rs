@@ -24,7 +24,12 @@ impl Tree {
         self.0.path().join("root").join(path)
     }
     fn fd(&self) -> OwnedFd {
-        rustix::fs::open(self.path(""), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap()
+        rustix::fs::open(
+            self.path(""),
+            OFlags::RDONLY | OFlags::DIRECTORY,
+            Mode::empty(),
+        )
+        .unwrap()
     }
     fn apply(&self, tar: &[u8]) -> Result<Applied, ArchiveError> {
         apply_layer(self.fd().as_fd(), tar, Limits::default())
@@ -35,7 +40,8 @@ impl Tree {
         Some(value[..length].to_vec())
     }
     fn is_whiteout(&self, path: &str) -> bool {
-        fs::symlink_metadata(self.path(path)).is_ok_and(|m| m.file_type().is_char_device() && m.rdev() == 0)
+        fs::symlink_metadata(self.path(path))
+            .is_ok_and(|m| m.file_type().is_char_device() && m.rdev() == 0)
     }
 }
 
@@ -48,6 +54,9 @@ fn link(kind: EntryKind, path: &str, target: &str) -> Entry {
     entry.link = target.as_bytes().to_vec();
     entry
 }
+
+/// Entries with their data.
+type Items<'a> = Vec<(Entry, &'a [u8])>;
 
 fn tar(entries: &[(Entry, &[u8])]) -> Vec<u8> {
     let mut writer = TarWriter::new(Vec::new());
@@ -79,7 +88,10 @@ fn everything_a_layer_has() {
     let mut suid = file("usr/bin/su");
     (suid.mode, suid.uid, suid.gid, suid.mtime) = (0o4755, 7, 8, (1_000_000_000, 0));
     // VFS_CAP_REVISION_2, effective, cap_net_raw.
-    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].to_vec();
+    let capability = [
+        1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ]
+    .to_vec();
     suid.xattrs = vec![
         (b"security.capability".to_vec(), capability.clone()),
         (b"user.note".to_vec(), b"hello".to_vec()),
@@ -122,8 +134,20 @@ fn everything_a_layer_has() {
         ]))
         .unwrap();
     let su = fs::metadata(tree.path("usr/bin/su")).unwrap();
-    assert_eq!((su.mode() & 0o7777, su.uid(), su.gid(), su.mtime(), su.nlink()), (0o4755, 7, 8, 1_000_000_000, 2));
-    assert_eq!(tree.xattr("usr/bin/su", "security.capability").unwrap(), capability);
+    assert_eq!(
+        (
+            su.mode() & 0o7777,
+            su.uid(),
+            su.gid(),
+            su.mtime(),
+            su.nlink()
+        ),
+        (0o4755, 7, 8, 1_000_000_000, 2)
+    );
+    assert_eq!(
+        tree.xattr("usr/bin/su", "security.capability").unwrap(),
+        capability
+    );
     assert_eq!(tree.xattr("usr/bin/su", "user.note").unwrap(), b"hello");
     assert_eq!(tree.xattr("usr/bin/su", "trusted.overlay.redirect"), None);
     let tmp = fs::metadata(tree.path("tmp")).unwrap();
@@ -132,18 +156,43 @@ fn everything_a_layer_has() {
     assert_eq!((shared.mode() & 0o7777, shared.gid()), (0o2775, 50));
     assert_eq!(fs::metadata(tree.path("shared/file")).unwrap().gid(), 0);
     let null = fs::metadata(tree.path("dev/null")).unwrap();
-    assert_eq!((null.mode() & 0o7777, rustix::fs::major(null.rdev()), rustix::fs::minor(null.rdev())), (0o666, 1, 3));
-    assert_eq!(rustix::fs::minor(fs::metadata(tree.path("dev/loop")).unwrap().rdev()), 300);
-    assert!(fs::metadata(tree.path("dev/pipe")).unwrap().file_type().is_fifo());
+    assert_eq!(
+        (
+            null.mode() & 0o7777,
+            rustix::fs::major(null.rdev()),
+            rustix::fs::minor(null.rdev())
+        ),
+        (0o666, 1, 3)
+    );
+    assert_eq!(
+        rustix::fs::minor(fs::metadata(tree.path("dev/loop")).unwrap().rdev()),
+        300
+    );
+    assert!(
+        fs::metadata(tree.path("dev/pipe"))
+            .unwrap()
+            .file_type()
+            .is_fifo()
+    );
     let lib = fs::symlink_metadata(tree.path("lib")).unwrap();
-    assert_eq!((lib.uid(), lib.mtime(), fs::read_link(tree.path("lib")).unwrap().as_path()), (9, -5, Path::new("usr/lib")));
+    assert_eq!(
+        (
+            lib.uid(),
+            lib.mtime(),
+            fs::read_link(tree.path("lib")).unwrap().as_path()
+        ),
+        (9, -5, Path::new("usr/lib"))
+    );
     assert_eq!(fs::read(tree.path("usr/lib/through")).unwrap(), b"x");
     assert_eq!(fs::read(tree.path("absolute/name")).unwrap(), b"inside");
     let root = fs::metadata(tree.path("")).unwrap();
     assert_eq!((root.mode() & 0o7777, root.mtime()), (0o711, 5));
     assert!(applied.root && applied.missing_links.is_empty());
     let x = PathBuf::from(format!("long/{}", "x".repeat(200)));
-    assert_eq!(applied.implied, [PathBuf::from("absolute"), PathBuf::from("long"), x]);
+    assert_eq!(
+        applied.implied,
+        [PathBuf::from("absolute"), PathBuf::from("long"), x]
+    );
     assert_eq!((applied.entries, applied.size), (18, 13 + 7));
 }
 
@@ -174,14 +223,29 @@ fn whiteouts_in_either_order() {
         .unwrap();
     assert!(tree.is_whiteout("etc/gone"));
     for opaque in ["a", "b", "first", "second", "third"] {
-        assert_eq!(tree.xattr(opaque, "trusted.overlay.opaque").as_deref(), Some(&b"y"[..]), "{opaque}");
+        assert_eq!(
+            tree.xattr(opaque, "trusted.overlay.opaque").as_deref(),
+            Some(&b"y"[..]),
+            "{opaque}"
+        );
     }
     assert_eq!(fs::read(tree.path("plain")).unwrap(), b"new");
     assert_eq!(fs::read(tree.path("plain2")).unwrap(), b"new");
-    let mut names: Vec<_> = fs::read_dir(tree.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let mut names: Vec<_> = fs::read_dir(tree.path(""))
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
     names.sort();
-    assert_eq!(names, ["a", "b", "etc", "first", "plain", "plain2", "second", "third"]);
-    assert_eq!(applied.implied, ["a", "b", "etc", "third"].map(PathBuf::from));
+    assert_eq!(
+        names,
+        [
+            "a", "b", "etc", "first", "plain", "plain2", "second", "third"
+        ]
+    );
+    assert_eq!(
+        applied.implied,
+        ["a", "b", "etc", "third"].map(PathBuf::from)
+    );
 }
 
 #[test]
@@ -203,7 +267,10 @@ fn later_entries_replace_earlier_ones() {
     .unwrap();
     assert_eq!(fs::read(tree.path("f")).unwrap(), b"two");
     assert_eq!(fs::read(tree.path("g")).unwrap(), b"one");
-    assert_eq!(fs::metadata(tree.path("d")).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(
+        fs::metadata(tree.path("d")).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
     assert!(!tree.path("d/x").exists());
     assert_eq!(fs::read(tree.path("s")).unwrap(), b"not through");
     assert!(fs::symlink_metadata(tree.path("s")).unwrap().is_file());
@@ -232,12 +299,24 @@ fn nothing_gets_out() {
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("secret"), "s").unwrap();
     let absolute = outside.to_str().unwrap().to_owned();
-    let cases: Vec<(&str, Vec<(Entry, &[u8])>)> = vec![
+    let cases: Vec<(&str, Items<'_>)> = vec![
         ("dotdot", vec![(file("../outside/pwned"), b"x")]),
         ("dotdot inside", vec![(file("a/../../outside/pwned"), b"x")]),
         ("dotdot directory", vec![(dir("../outside/pwned"), b"")]),
-        ("symlinked parent", vec![(link(EntryKind::Symlink, "l", "../outside"), b""), (file("l/pwned"), b"x")]),
-        ("absolute symlinked parent", vec![(link(EntryKind::Symlink, "l", &absolute), b""), (file("l/pwned"), b"x")]),
+        (
+            "symlinked parent",
+            vec![
+                (link(EntryKind::Symlink, "l", "../outside"), b""),
+                (file("l/pwned"), b"x"),
+            ],
+        ),
+        (
+            "absolute symlinked parent",
+            vec![
+                (link(EntryKind::Symlink, "l", &absolute), b""),
+                (file("l/pwned"), b"x"),
+            ],
+        ),
         (
             "two symlinks",
             vec![
@@ -247,20 +326,74 @@ fn nothing_gets_out() {
                 (file("l/pwned"), b"x"),
             ],
         ),
-        ("directory over a symlink", vec![(link(EntryKind::Symlink, "l", "../outside"), b""), (dir("l/pwned"), b"")]),
-        ("whiteout through a symlink", vec![(link(EntryKind::Symlink, "l", "../outside"), b""), (file("l/.wh.secret"), b"")]),
-        ("opaque through a symlink", vec![(link(EntryKind::Symlink, "l", "../outside"), b""), (file("l/.wh..wh..opq"), b"")]),
-        ("whiteout of dotdot", vec![(file("a/.wh..."), b""), (file("a/.wh..."), b""), (file(".wh..."), b""), (file("a/.wh..a/../../../outside/pwned"), b"")]),
-        ("whiteout of the parent", vec![(file("a/.wh..."), b""), (file("a/.wh..."), b""), (file("a/.wh.."), b"")]),
-        ("hard link outside", vec![(link(EntryKind::HardLink, "h", "../outside/secret"), b"")]),
+        (
+            "directory over a symlink",
+            vec![
+                (link(EntryKind::Symlink, "l", "../outside"), b""),
+                (dir("l/pwned"), b""),
+            ],
+        ),
+        (
+            "whiteout through a symlink",
+            vec![
+                (link(EntryKind::Symlink, "l", "../outside"), b""),
+                (file("l/.wh.secret"), b""),
+            ],
+        ),
+        (
+            "opaque through a symlink",
+            vec![
+                (link(EntryKind::Symlink, "l", "../outside"), b""),
+                (file("l/.wh..wh..opq"), b""),
+            ],
+        ),
+        (
+            "whiteout of dotdot",
+            vec![
+                (file("a/.wh..."), b""),
+                (file("a/.wh..."), b""),
+                (file(".wh..."), b""),
+                (file("a/.wh..a/../../../outside/pwned"), b""),
+            ],
+        ),
+        (
+            "whiteout of the parent",
+            vec![
+                (file("a/.wh..."), b""),
+                (file("a/.wh..."), b""),
+                (file("a/.wh.."), b""),
+            ],
+        ),
+        (
+            "hard link outside",
+            vec![(link(EntryKind::HardLink, "h", "../outside/secret"), b"")],
+        ),
         (
             "hard link through a symlink",
-            vec![(link(EntryKind::Symlink, "l", "../outside"), b""), (link(EntryKind::HardLink, "h", "l/secret"), b"")],
+            vec![
+                (link(EntryKind::Symlink, "l", "../outside"), b""),
+                (link(EntryKind::HardLink, "h", "l/secret"), b""),
+            ],
         ),
         ("root as a file", vec![(file("."), b"x")]),
-        ("symlink over the root", vec![(link(EntryKind::Symlink, "./", &absolute), b"")]),
-        ("loop", vec![(link(EntryKind::Symlink, "l", "l"), b""), (file("l/x"), b"")]),
-        ("magic link", vec![(link(EntryKind::Symlink, "l", "/proc/self/cwd"), b""), (file("l/pwned"), b"x")]),
+        (
+            "symlink over the root",
+            vec![(link(EntryKind::Symlink, "./", &absolute), b"")],
+        ),
+        (
+            "loop",
+            vec![
+                (link(EntryKind::Symlink, "l", "l"), b""),
+                (file("l/x"), b""),
+            ],
+        ),
+        (
+            "magic link",
+            vec![
+                (link(EntryKind::Symlink, "l", "/proc/self/cwd"), b""),
+                (file("l/pwned"), b"x"),
+            ],
+        ),
     ];
     for (what, entries) in cases {
         let inner = Tree::new();
@@ -269,7 +402,10 @@ fn nothing_gets_out() {
         let outcome = tree.apply(&tar(&entries));
         let error = outcome.expect_err(what);
         assert!(!error.to_string().is_empty());
-        let names: Vec<_> = fs::read_dir(&outside).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> = fs::read_dir(&outside)
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         assert_eq!(names, ["secret"], "{what}");
         let secret = fs::metadata(outside.join("secret")).unwrap();
         assert_eq!((secret.nlink(), secret.len()), (1, 1), "{what}");
@@ -278,7 +414,12 @@ fn nothing_gets_out() {
     }
     // A hard link by an absolute name means a file of the image, never one of the host.
     let absolute_secret = format!("{absolute}/secret");
-    let applied = tree.apply(&tar(&[(link(EntryKind::HardLink, "h", &absolute_secret), b"")])).unwrap();
+    let applied = tree
+        .apply(&tar(&[(
+            link(EntryKind::HardLink, "h", &absolute_secret),
+            b"",
+        )]))
+        .unwrap();
     assert_eq!(applied.missing_links.len(), 1);
     assert!(!tree.path("h").exists());
 }
@@ -302,15 +443,48 @@ fn bounds() {
     let limit = Limits::default();
     let two = [(file("a"), &b"x"[..]), (file("b"), b"y")];
     assert!(limited(limit, &two).is_ok());
-    assert!(matches!(limited(Limits { entries: 1, ..limit }, &two), Err(ArchiveError::Limit { what: "entries", .. })));
-    assert!(matches!(limited(Limits { bytes: 1000, ..limit }, &two), Err(ArchiveError::Limit { what: "bytes", .. })));
-    let deep = [(file(&"d/".repeat(300)), &b""[..]), (file(&format!("{}x", "d/".repeat(300))), b"")];
-    assert!(matches!(limited(limit, &deep), Err(ArchiveError::Limit { .. })));
+    assert!(matches!(
+        limited(
+            Limits {
+                entries: 1,
+                ..limit
+            },
+            &two
+        ),
+        Err(ArchiveError::Limit {
+            what: "entries",
+            ..
+        })
+    ));
+    assert!(matches!(
+        limited(
+            Limits {
+                bytes: 1000,
+                ..limit
+            },
+            &two
+        ),
+        Err(ArchiveError::Limit { what: "bytes", .. })
+    ));
+    let deep = [
+        (file(&"d/".repeat(300)), &b""[..]),
+        (file(&format!("{}x", "d/".repeat(300))), b""),
+    ];
+    assert!(matches!(
+        limited(limit, &deep),
+        Err(ArchiveError::Limit { .. })
+    ));
     let long = [(file(&"d".repeat(5000)), &b""[..])];
-    assert!(matches!(limited(limit, &long), Err(ArchiveError::Limit { .. })));
+    assert!(matches!(
+        limited(limit, &long),
+        Err(ArchiveError::Limit { .. })
+    ));
     let mut fat = file("fat");
     fat.xattrs.push((b"user.fat".to_vec(), vec![0; 2 << 20]));
-    assert!(matches!(limited(limit, &[(fat, b"")]), Err(ArchiveError::Limit { .. })));
+    assert!(matches!(
+        limited(limit, &[(fat, b"")]),
+        Err(ArchiveError::Limit { .. })
+    ));
     // A path component longer than the file system takes is an error of the entry.
     assert!(limited(limit, &[(file(&"n".repeat(300)), b"")]).is_err());
 }
@@ -322,12 +496,18 @@ fn damaged_streams() {
     for cut in [100, 512, 700, 1500, 2560 + 100] {
         let outcome = tree.apply(&whole[..cut]);
         if cut != 512 * 5 {
-            assert!(matches!(outcome, Err(ArchiveError::Truncated)), "{cut}: {outcome:?}");
+            assert!(
+                matches!(outcome, Err(ArchiveError::Truncated)),
+                "{cut}: {outcome:?}"
+            );
         }
     }
     let mut wrong = whole.clone();
     wrong[0] ^= 1;
-    assert!(matches!(tree.apply(&wrong), Err(ArchiveError::Malformed(_))));
+    assert!(matches!(
+        tree.apply(&wrong),
+        Err(ArchiveError::Malformed(_))
+    ));
     assert!(tree.apply(b"this is no tar stream").is_err());
     assert!(tree.apply(&[b'x'; 1024]).is_err());
     // No end blocks, as Go accepts it; and an empty stream.
@@ -375,7 +555,12 @@ fn pax_size_does_not_desynchronise() {
 
 #[test]
 fn sparse_files_of_gnu_tar() {
-    for format in [&["--format=gnu"][..], &["--format=posix", "--sparse-version=0.0"], &["--format=posix", "--sparse-version=0.1"], &["--format=posix", "--sparse-version=1.0"]] {
+    for format in [
+        &["--format=gnu"][..],
+        &["--format=posix", "--sparse-version=0.0"],
+        &["--format=posix", "--sparse-version=0.1"],
+        &["--format=posix", "--sparse-version=1.0"],
+    ] {
         let source = tempfile::tempdir().unwrap();
         let path = source.path().join("holes");
         let file = fs::File::create(&path).unwrap();
@@ -384,17 +569,28 @@ fn sparse_files_of_gnu_tar() {
         }
         file.set_len(50_000_000).unwrap();
         fs::write(source.path().join("plain"), "after").unwrap();
-        let output =
-            Command::new("tar").arg("-C").arg(source.path()).args(format).args(["--sparse", "-cf", "-", "holes", "plain"]).output();
+        let output = Command::new("tar")
+            .arg("-C")
+            .arg(source.path())
+            .args(format)
+            .args(["--sparse", "-cf", "-", "holes", "plain"])
+            .output();
         let Ok(output) = output else {
             println!("skipped: no tar program");
             return;
         };
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert!(output.stdout.len() < 2_000_000, "tar found no holes");
         let tree = Tree::new();
         let applied = tree.apply(&output.stdout).unwrap();
-        assert!(fs::read(&path).unwrap() == fs::read(tree.path("holes")).unwrap(), "{format:?}");
+        assert!(
+            fs::read(&path).unwrap() == fs::read(tree.path("holes")).unwrap(),
+            "{format:?}"
+        );
         assert!(fs::metadata(tree.path("holes")).unwrap().blocks() < 2000);
         assert_eq!(fs::read(tree.path("plain")).unwrap(), b"after");
         assert_eq!(applied.size, 50_000_005);
@@ -410,7 +606,18 @@ fn like_gnu_tar() {
         return;
     }
     for format in ["gnu", "posix", "ustar"] {
-        let Ok(output) = Command::new("tar").args(["-C", "/usr/share", "--format", format, "-cf", "-", "zoneinfo"]).output() else {
+        let Ok(output) = Command::new("tar")
+            .args([
+                "-C",
+                "/usr/share",
+                "--format",
+                format,
+                "-cf",
+                "-",
+                "zoneinfo",
+            ])
+            .output()
+        else {
             println!("skipped: no tar program");
             return;
         };
@@ -421,11 +628,21 @@ fn like_gnu_tar() {
 }
 
 fn compare(left: &Path, right: &Path) {
-    let (a, b) = (fs::symlink_metadata(left).unwrap(), fs::symlink_metadata(right).unwrap());
-    assert_eq!((a.mode(), a.uid(), a.gid(), a.mtime()), (b.mode(), b.uid(), b.gid(), b.mtime()), "{left:?}");
+    let (a, b) = (
+        fs::symlink_metadata(left).unwrap(),
+        fs::symlink_metadata(right).unwrap(),
+    );
+    assert_eq!(
+        (a.mode(), a.uid(), a.gid(), a.mtime()),
+        (b.mode(), b.uid(), b.gid(), b.mtime()),
+        "{left:?}"
+    );
     if a.is_dir() {
         let list = |path: &Path| {
-            let mut names: Vec<_> = fs::read_dir(path).unwrap().map(|e| e.unwrap().file_name()).collect();
+            let mut names: Vec<_> = fs::read_dir(path)
+                .unwrap()
+                .map(|e| e.unwrap().file_name())
+                .collect();
             names.sort();
             names
         };
@@ -436,7 +653,10 @@ fn compare(left: &Path, right: &Path) {
     } else if a.is_symlink() {
         assert_eq!(fs::read_link(left).unwrap(), fs::read_link(right).unwrap());
     } else {
-        assert!(fs::read(left).unwrap() == fs::read(right).unwrap(), "{left:?}");
+        assert!(
+            fs::read(left).unwrap() == fs::read(right).unwrap(),
+            "{left:?}"
+        );
     }
 }
 

@@ -15,8 +15,10 @@ use rustix::fs::{Mode, OFlags};
 
 /// The layout of real images, if this machine has it.
 fn layout() -> Option<PathBuf> {
-    let path = std::env::var_os("KEKKAI_TEST_IMAGES")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/images"), PathBuf::from);
+    let path = std::env::var_os("KEKKAI_TEST_IMAGES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/images"),
+        PathBuf::from,
+    );
     path.join("index.json").exists().then_some(path)
 }
 
@@ -44,23 +46,48 @@ fn like_gnu_tar_on_real_layers() {
         return;
     }
     // Enough of them to be worth it, and few enough to be quick: unlinking is slow on some disks.
-    let most: u64 = std::env::var("KEKKAI_TEST_LAYER_BYTES").ok().and_then(|text| text.parse().ok()).unwrap_or(4 << 20);
+    let most: u64 = std::env::var("KEKKAI_TEST_LAYER_BYTES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(4 << 20);
     let mut compared = 0;
-    for blob in layers(&layout).into_iter().filter(|path| fs::metadata(path).unwrap().len() < most) {
+    for blob in layers(&layout)
+        .into_iter()
+        .filter(|path| fs::metadata(path).unwrap().len() < most)
+    {
         let directory = tempfile::tempdir().unwrap();
-        let (ours, theirs) = (directory.path().join("ours"), directory.path().join("theirs"));
+        let (ours, theirs) = (
+            directory.path().join("ours"),
+            directory.path().join("theirs"),
+        );
         fs::create_dir(&ours).unwrap();
         fs::create_dir(&theirs).unwrap();
-        let tar = Command::new("tar").arg("--numeric-owner").arg("--xattrs").arg("--xattrs-include=*").arg("-pxzf").arg(&blob).arg("-C").arg(&theirs).stderr(Stdio::null()).status();
+        let tar = Command::new("tar")
+            .arg("--numeric-owner")
+            .arg("--xattrs")
+            .arg("--xattrs-include=*")
+            .arg("-pxzf")
+            .arg(&blob)
+            .arg("-C")
+            .arg(&theirs)
+            .stderr(Stdio::null())
+            .status();
         if !tar.is_ok_and(|status| status.success()) {
             println!("skipped: tar cannot read {blob:?}");
             continue;
         }
-        let fd = rustix::fs::open(&ours, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let fd =
+            rustix::fs::open(&ours, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let since = Instant::now();
         let decoder = Decoder::new(BufReader::new(File::open(&blob).unwrap())).unwrap();
         let applied = apply_layer(fd.as_fd(), decoder, Limits::default()).unwrap();
-        println!("{:?}: {} entries, {} bytes, {:?}", blob.file_name().unwrap(), applied.entries, applied.size, since.elapsed());
+        println!(
+            "{:?}: {} entries, {} bytes, {:?}",
+            blob.file_name().unwrap(),
+            applied.entries,
+            applied.size,
+            since.elapsed()
+        );
         compare(&theirs, &ours);
         compared += 1;
     }
@@ -68,8 +95,19 @@ fn like_gnu_tar_on_real_layers() {
 }
 
 fn compare(theirs: &Path, ours: &Path) {
-    let (a, b) = (fs::symlink_metadata(theirs).unwrap(), fs::symlink_metadata(ours).unwrap());
-    let facts = |m: &fs::Metadata| (m.mode(), m.uid(), m.gid(), m.rdev(), if m.is_dir() { 0 } else { m.nlink() });
+    let (a, b) = (
+        fs::symlink_metadata(theirs).unwrap(),
+        fs::symlink_metadata(ours).unwrap(),
+    );
+    let facts = |m: &fs::Metadata| {
+        (
+            m.mode(),
+            m.uid(),
+            m.gid(),
+            m.rdev(),
+            if m.is_dir() { 0 } else { m.nlink() },
+        )
+    };
     assert_eq!(facts(&a), facts(&b), "{ours:?}");
     // tar makes directories that have no entry now.
     if !a.is_dir() {
@@ -77,12 +115,18 @@ fn compare(theirs: &Path, ours: &Path) {
     }
     if a.is_dir() {
         let list = |path: &Path| {
-            let mut names: Vec<_> = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            let mut names: Vec<_> = fs::read_dir(path)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
             names.sort();
             names
         };
         // Layers with whiteouts are compared by their own test.
-        let names: Vec<_> = list(theirs).into_iter().filter(|name| !name.to_string_lossy().starts_with(".wh.")).collect();
+        let names: Vec<_> = list(theirs)
+            .into_iter()
+            .filter(|name| !name.to_string_lossy().starts_with(".wh."))
+            .collect();
         for name in &names {
             compare(&theirs.join(name), &ours.join(name));
         }
@@ -91,12 +135,17 @@ fn compare(theirs: &Path, ours: &Path) {
     } else if a.is_symlink() {
         assert_eq!(fs::read_link(theirs).unwrap(), fs::read_link(ours).unwrap());
     } else if a.is_file() {
-        assert!(fs::read(theirs).unwrap() == fs::read(ours).unwrap(), "{ours:?}");
+        assert!(
+            fs::read(theirs).unwrap() == fs::read(ours).unwrap(),
+            "{ours:?}"
+        );
     }
     for name in ["security.capability", "user.test"] {
         let get = |path: &Path| {
             let mut value = [0u8; 256];
-            rustix::fs::lgetxattr(path, name, &mut value[..]).ok().map(|length| value[..length].to_vec())
+            rustix::fs::lgetxattr(path, name, &mut value[..])
+                .ok()
+                .map(|length| value[..length].to_vec())
         };
         assert_eq!(get(theirs), get(ours), "{ours:?} {name}");
     }

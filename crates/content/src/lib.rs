@@ -65,14 +65,20 @@ impl Classify for ContentError {
         match self {
             Self::NotFound(_) => ErrorClass::NotFound,
             Self::Algorithm(_) => ErrorClass::InvalidArgument,
-            Self::WrongDigest { .. } | Self::TooLarge { .. } | Self::Io { .. } => ErrorClass::Internal,
+            Self::WrongDigest { .. } | Self::TooLarge { .. } | Self::Io { .. } => {
+                ErrorClass::Internal
+            }
         }
     }
 }
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ContentError {
     let path = path.to_owned();
-    move |source| ContentError::Io { operation, path, source }
+    move |source| ContentError::Io {
+        operation,
+        path,
+        source,
+    }
 }
 
 /// SHA-256, running.
@@ -194,7 +200,11 @@ impl ContentStore {
             let path = entry.path();
             // Users of the store may keep temporary directories there too.
             let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            let removed = if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let removed = if is_directory {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
             removed.map_err(failed("remove", &path))?;
         }
         Ok(store)
@@ -203,7 +213,10 @@ impl ContentStore {
     /// A lease on nothing yet.
     #[must_use]
     pub fn lease(&self) -> Lease {
-        Lease { leases: Arc::clone(&self.leases), digests: Mutex::default() }
+        Lease {
+            leases: Arc::clone(&self.leases),
+            digests: Mutex::default(),
+        }
     }
 
     /// Where the blob is, or would be.
@@ -219,7 +232,9 @@ impl ContentStore {
     /// The blob's size, if it is there.
     #[must_use]
     pub fn size(&self, digest: &Digest) -> Option<u64> {
-        fs::metadata(self.path(digest)).ok().map(|metadata| metadata.len())
+        fs::metadata(self.path(digest))
+            .ok()
+            .map(|metadata| metadata.len())
     }
 
     /// Opens the blob for reading.
@@ -230,7 +245,11 @@ impl ContentStore {
         let path = self.path(digest);
         File::open(&path).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => ContentError::NotFound(digest.clone()),
-            _ => ContentError::Io { operation: "open", path, source },
+            _ => ContentError::Io {
+                operation: "open",
+                path,
+                source,
+            },
         })
     }
 
@@ -245,7 +264,10 @@ impl ContentStore {
             .read_to_end(&mut data)
             .map_err(failed("read", &self.path(digest)))?;
         if data.len() as u64 > limit {
-            return Err(ContentError::TooLarge { digest: digest.clone(), limit });
+            return Err(ContentError::TooLarge {
+                digest: digest.clone(),
+                limit,
+            });
         }
         verify(digest, &data)?;
         Ok(data)
@@ -256,14 +278,22 @@ impl ContentStore {
     /// # Errors
     /// [`ContentError::Io`].
     pub fn writer(&self) -> Result<BlobWriter, ContentError> {
-        let path = self.ingest.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        let path = self
+            .ingest
+            .join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(&path)
             .map_err(failed("create", &path))?;
-        Ok(BlobWriter { file: Some(file), path, blobs: self.blobs.clone(), hash: Sha256::default(), size: 0 })
+        Ok(BlobWriter {
+            file: Some(file),
+            path,
+            blobs: self.blobs.clone(),
+            hash: Sha256::default(),
+            size: 0,
+        })
     }
 
     /// Stores a small blob and returns its digest.
@@ -295,7 +325,11 @@ impl ContentStore {
         match fs::remove_file(&path) {
             Ok(()) => Ok(size),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(source) => Err(ContentError::Io { operation: "remove", path, source }),
+            Err(source) => Err(ContentError::Io {
+                operation: "remove",
+                path,
+                source,
+            }),
         }
     }
 
@@ -306,9 +340,11 @@ impl ContentStore {
     pub fn remove_damaged(&self, digest: &Digest) -> Result<(), ContentError> {
         let path = self.path(digest);
         match fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(ContentError::Io { operation: "remove", path, source })
-            }
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(ContentError::Io {
+                operation: "remove",
+                path,
+                source,
+            }),
             _ => Ok(()),
         }
     }
@@ -322,9 +358,17 @@ impl ContentStore {
         for entry in fs::read_dir(&self.blobs).map_err(failed("list", &self.blobs))? {
             let entry = entry.map_err(failed("list", &self.blobs))?;
             let name = entry.file_name();
-            let digest = name.to_str().and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
+            let digest = name
+                .to_str()
+                .and_then(|hex| format!("sha256:{hex}").parse::<Digest>().ok());
             if let Some(digest) = digest {
-                all.push((digest, entry.metadata().map_err(failed("stat", &entry.path()))?.len()));
+                all.push((
+                    digest,
+                    entry
+                        .metadata()
+                        .map_err(failed("stat", &entry.path()))?
+                        .len(),
+                ));
             }
         }
         Ok(all)
@@ -367,7 +411,14 @@ pub fn verify(digest: &Digest, data: &[u8]) -> Result<(), ContentError> {
         return Err(ContentError::Algorithm(digest.clone()));
     }
     let actual = Sha256::of(data);
-    if actual == *digest { Ok(()) } else { Err(ContentError::WrongDigest { expected: digest.clone(), actual }) }
+    if actual == *digest {
+        Ok(())
+    } else {
+        Err(ContentError::WrongDigest {
+            expected: digest.clone(),
+            actual,
+        })
+    }
 }
 
 impl BlobWriter {
@@ -406,7 +457,10 @@ impl BlobWriter {
         }
         let actual = self.digest();
         if actual != *expected {
-            return Err(ContentError::WrongDigest { expected: expected.clone(), actual });
+            return Err(ContentError::WrongDigest {
+                expected: expected.clone(),
+                actual,
+            });
         }
         let target = self.blobs.join(expected.hex());
         match rustix::fs::renameat_with(CWD, &self.path, CWD, &target, RenameFlags::NOREPLACE) {
@@ -443,32 +497,58 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = ContentStore::open(directory.path()).unwrap();
         let digest = store.put(b"hello").unwrap();
-        assert_eq!(digest.to_string(), "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824");
+        assert_eq!(
+            digest.to_string(),
+            "sha256:2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"
+        );
         assert_eq!(store.read(&digest, 5).unwrap(), b"hello");
-        assert!(matches!(store.read(&digest, 4), Err(ContentError::TooLarge { .. })));
+        assert!(matches!(
+            store.read(&digest, 4),
+            Err(ContentError::TooLarge { .. })
+        ));
         let mut writer = store.writer().unwrap();
         writer.write(b"other").unwrap();
-        assert!(matches!(writer.commit(&digest), Err(ContentError::WrongDigest { .. })));
+        assert!(matches!(
+            writer.commit(&digest),
+            Err(ContentError::WrongDigest { .. })
+        ));
         // A second copy of the same bytes is thrown away.
         let mut writer = store.writer().unwrap();
         writer.write(b"hello").unwrap();
         writer.commit(&digest).unwrap();
         assert_eq!((names(&store.ingest), names(&store.blobs)), (0, 1));
         fs::write(store.path(&digest), "hellO").unwrap();
-        assert!(matches!(store.read(&digest, 5), Err(ContentError::WrongDigest { .. })));
+        assert!(matches!(
+            store.read(&digest, 5),
+            Err(ContentError::WrongDigest { .. })
+        ));
     }
 
     #[test]
     fn leases_and_collection() {
         let directory = tempfile::tempdir().unwrap();
         let store = ContentStore::open(directory.path()).unwrap();
-        let (a, b, c) = (store.put(b"a").unwrap(), store.put(b"bb").unwrap(), store.put(b"ccc").unwrap());
+        let (a, b, c) = (
+            store.put(b"a").unwrap(),
+            store.put(b"bb").unwrap(),
+            store.put(b"ccc").unwrap(),
+        );
         let lease = store.lease();
         lease.add(&b);
-        assert_eq!(store.collect(&|digest| *digest == a, &|path| fs::remove_file(path)).unwrap(), 3);
+        assert_eq!(
+            store
+                .collect(&|digest| *digest == a, &|path| fs::remove_file(path))
+                .unwrap(),
+            3
+        );
         assert!(store.size(&a).is_some() && store.size(&b).is_some() && store.size(&c).is_none());
         drop(lease);
-        assert_eq!(store.collect(&|digest| *digest == a, &|path| fs::remove_file(path)).unwrap(), 2);
+        assert_eq!(
+            store
+                .collect(&|digest| *digest == a, &|path| fs::remove_file(path))
+                .unwrap(),
+            2
+        );
         assert!(matches!(store.reader(&b), Err(ContentError::NotFound(_))));
     }
 

@@ -27,8 +27,20 @@ pub struct BlobStream {
 }
 
 impl BlobStream {
-    pub(crate) async fn open(repository: Repository, digest: Digest, size: u64) -> Result<Self, DistributionError> {
-        let mut stream = Self { repository, digest, size, got: 0, answer: None, skip: 0, failures: 0 };
+    pub(crate) async fn open(
+        repository: Repository,
+        digest: Digest,
+        size: u64,
+    ) -> Result<Self, DistributionError> {
+        let mut stream = Self {
+            repository,
+            digest,
+            size,
+            got: 0,
+            answer: None,
+            skip: 0,
+            failures: 0,
+        };
         stream.connect().await?;
         Ok(stream)
     }
@@ -40,8 +52,16 @@ impl BlobStream {
     }
 
     fn ask(&self) -> Ask {
-        let path = format!("/v2/{}/blobs/{}", self.repository.0.repository_path(), self.digest);
-        Ask { path, accept: "*/*", from: self.got }
+        let path = format!(
+            "/v2/{}/blobs/{}",
+            self.repository.0.repository_path(),
+            self.digest
+        );
+        Ask {
+            path,
+            accept: "*/*",
+            from: self.got,
+        }
     }
 
     async fn connect(&mut self) -> Result<(), DistributionError> {
@@ -49,7 +69,8 @@ impl BlobStream {
         let ranged = answer.head.status == StatusCode::PARTIAL_CONTENT;
         // A server that does not know ranges begins anew.
         self.skip = if ranged { 0 } else { self.got };
-        let promised = content_length(&answer).map(|length| if ranged { length + self.got } else { length });
+        let promised =
+            content_length(&answer).map(|length| if ranged { length + self.got } else { length });
         if let Some(promised) = promised
             && promised > self.size
         {
@@ -60,7 +81,10 @@ impl BlobStream {
     }
 
     fn too_large(&self) -> DistributionError {
-        DistributionError::TooLarge { context: format!("blob {}", self.digest), limit: self.size }
+        DistributionError::TooLarge {
+            context: format!("blob {}", self.digest),
+            limit: self.size,
+        }
     }
 
     /// The next bytes; `None` once all have come.
@@ -75,7 +99,9 @@ impl BlobStream {
             };
             let broken = match answer.chunk().await {
                 Ok(Some(mut chunk)) => {
-                    let known = usize::try_from(self.skip).unwrap_or(usize::MAX).min(chunk.len());
+                    let known = usize::try_from(self.skip)
+                        .unwrap_or(usize::MAX)
+                        .min(chunk.len());
                     self.skip -= known as u64;
                     let chunk = chunk.split_off(known);
                     if chunk.is_empty() {

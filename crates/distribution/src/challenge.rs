@@ -22,12 +22,18 @@ const LONGEST: usize = 8 << 10;
 /// The challenges of one header. What cannot be parsed is left out.
 pub(crate) fn parse(header: &str) -> Vec<Challenge> {
     let mut found: Vec<Challenge> = Vec::new();
-    let mut rest = header.get(..LONGEST.min(header.len())).unwrap_or("").trim_start();
+    let mut rest = header
+        .get(..LONGEST.min(header.len()))
+        .unwrap_or("")
+        .trim_start();
     while !rest.is_empty() {
         let (word, after) = token(rest);
         if word.is_empty() {
             // Not the grammar; go on after the next comma.
-            rest = rest.split_once(',').map_or("", |(_, after)| after).trim_start();
+            rest = rest
+                .split_once(',')
+                .map_or("", |(_, after)| after)
+                .trim_start();
             continue;
         }
         let after = after.trim_start();
@@ -52,7 +58,9 @@ pub(crate) fn parse(header: &str) -> Vec<Challenge> {
         }
         rest = after.trim_start_matches(',').trim_start();
     }
-    found.retain(|challenge| !matches!(challenge, Challenge::Bearer { realm, .. } if realm.is_empty()));
+    found.retain(
+        |challenge| !matches!(challenge, Challenge::Bearer { realm, .. } if realm.is_empty()),
+    );
     found
 }
 
@@ -83,7 +91,14 @@ fn parameter(text: &str) -> (String, &str) {
 }
 
 fn set(challenge: &mut Challenge, key: &str, value: String) {
-    if let Challenge::Bearer { realm, service, scope, error, error_description } = challenge {
+    if let Challenge::Bearer {
+        realm,
+        service,
+        scope,
+        error,
+        error_description,
+    } = challenge
+    {
         match key {
             "realm" => *realm = value,
             "service" => *service = value,
@@ -110,12 +125,35 @@ mod tests {
         };
         assert_eq!(parse(r#"Basic realm="x""#), [Challenge::Basic]);
         assert_eq!(
-            parse(r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull,push""#),
-            [bearer("https://auth.docker.io/token", "registry.docker.io", "repository:a/b:pull,push")]
+            parse(
+                r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull,push""#
+            ),
+            [bearer(
+                "https://auth.docker.io/token",
+                "registry.docker.io",
+                "repository:a/b:pull,push"
+            )]
         );
-        assert_eq!(parse(r#"bearer realm=https://a/t , service="a\"b", Basic realm="x""#), [bearer("https://a/t", "a\"b", ""), Challenge::Basic]);
-        for odd in ["", "Digest x=y", "Bearer", "Bearer service=\"x\"", "=,=\"", "Bearer realm=\"", "\u{e9}", "Basic \"x"] {
-            assert!(!parse(odd).iter().any(|c| matches!(c, Challenge::Bearer { .. })), "{odd}");
+        assert_eq!(
+            parse(r#"bearer realm=https://a/t , service="a\"b", Basic realm="x""#),
+            [bearer("https://a/t", "a\"b", ""), Challenge::Basic]
+        );
+        for odd in [
+            "",
+            "Digest x=y",
+            "Bearer",
+            "Bearer service=\"x\"",
+            "=,=\"",
+            "Bearer realm=\"",
+            "\u{e9}",
+            "Basic \"x",
+        ] {
+            assert!(
+                !parse(odd)
+                    .iter()
+                    .any(|c| matches!(c, Challenge::Bearer { .. })),
+                "{odd}"
+            );
         }
     }
 }

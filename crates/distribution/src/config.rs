@@ -41,7 +41,11 @@ impl RegistryConfig {
         }
         for entry in &self.insecure {
             let host = entry.as_str();
-            let fine = if host.contains('/') { parse_cidr(host).is_some() } else { Base::of_host("http", host).is_some() };
+            let fine = if host.contains('/') {
+                parse_cidr(host).is_some()
+            } else {
+                Base::of_host("http", host).is_some()
+            };
             if !fine {
                 return Err(DistributionError::Config {
                     what: "insecure registry",
@@ -60,11 +64,13 @@ impl RegistryConfig {
         if address.is_some_and(|address| address.is_loopback()) || host_of(domain) == "localhost" {
             return true;
         }
-        self.insecure.iter().any(|entry| match (parse_cidr(entry), address) {
-            (Some(network), Some(address)) => contains(network, address),
-            (Some(_), None) => false,
-            (None, _) => entry == domain || entry == host_of(domain),
-        })
+        self.insecure
+            .iter()
+            .any(|entry| match (parse_cidr(entry), address) {
+                (Some(network), Some(address)) => contains(network, address),
+                (Some(_), None) => false,
+                (None, _) => entry == domain || entry == host_of(domain),
+            })
     }
 
     /// Where images of `domain` are, in the order of asking.
@@ -75,15 +81,31 @@ impl RegistryConfig {
             for mirror in &self.mirrors {
                 let base = parse_mirror(mirror)?;
                 let insecure = self.is_insecure(&base.authority());
-                endpoints.push(Endpoint { base, insecure, mirror: true });
+                endpoints.push(Endpoint {
+                    base,
+                    insecure,
+                    mirror: true,
+                });
             }
             host = HUB_HOST;
         }
-        let bad = || DistributionError::Config { what: "registry", value: domain.to_owned(), why: "no host name".to_owned() };
+        let bad = || DistributionError::Config {
+            what: "registry",
+            value: domain.to_owned(),
+            why: "no host name".to_owned(),
+        };
         let insecure = self.is_insecure(domain);
-        endpoints.push(Endpoint { base: Base::of_host("https", host).ok_or_else(bad)?, insecure, mirror: false });
+        endpoints.push(Endpoint {
+            base: Base::of_host("https", host).ok_or_else(bad)?,
+            insecure,
+            mirror: false,
+        });
         if insecure {
-            endpoints.push(Endpoint { base: Base::of_host("http", host).ok_or_else(bad)?, insecure, mirror: false });
+            endpoints.push(Endpoint {
+                base: Base::of_host("http", host).ok_or_else(bad)?,
+                insecure,
+                mirror: false,
+            });
         }
         Ok(endpoints)
     }
@@ -154,13 +176,31 @@ mod tests {
     #[test]
     fn who_is_insecure() {
         let config = RegistryConfig {
-            insecure: vec!["reg.example:5000".into(), "10.0.0.0/8".into(), "plain.example".into()],
+            insecure: vec![
+                "reg.example:5000".into(),
+                "10.0.0.0/8".into(),
+                "plain.example".into(),
+            ],
             ..RegistryConfig::default()
         };
-        for yes in ["localhost", "localhost:5000", "127.3.4.5:1", "[::1]:5000", "reg.example:5000", "10.1.2.3", "plain.example:99"] {
+        for yes in [
+            "localhost",
+            "localhost:5000",
+            "127.3.4.5:1",
+            "[::1]:5000",
+            "reg.example:5000",
+            "10.1.2.3",
+            "plain.example:99",
+        ] {
             assert!(config.is_insecure(yes), "{yes}");
         }
-        for no in ["docker.io", "reg.example", "11.0.0.1:5000", "ghcr.io", "localhost.evil.com"] {
+        for no in [
+            "docker.io",
+            "reg.example",
+            "11.0.0.1:5000",
+            "ghcr.io",
+            "localhost.evil.com",
+        ] {
             assert!(!config.is_insecure(no), "{no}");
         }
         config.validate().unwrap();
@@ -176,18 +216,46 @@ mod tests {
 
     #[test]
     fn order_of_endpoints() {
-        let config = RegistryConfig { mirrors: vec!["http://127.0.0.1:5000/".into()], ..RegistryConfig::default() };
-        let urls = |domain: &str| -> Vec<String> {
-            config.endpoints(domain).unwrap().iter().map(|e| e.base.url("/v2/")).collect()
+        let config = RegistryConfig {
+            mirrors: vec!["http://127.0.0.1:5000/".into()],
+            ..RegistryConfig::default()
         };
-        assert_eq!(urls("docker.io"), ["http://127.0.0.1:5000/v2/", "https://registry-1.docker.io/v2/"]);
+        let urls = |domain: &str| -> Vec<String> {
+            config
+                .endpoints(domain)
+                .unwrap()
+                .iter()
+                .map(|e| e.base.url("/v2/"))
+                .collect()
+        };
+        assert_eq!(
+            urls("docker.io"),
+            [
+                "http://127.0.0.1:5000/v2/",
+                "https://registry-1.docker.io/v2/"
+            ]
+        );
         assert_eq!(urls("ghcr.io"), ["https://ghcr.io/v2/"]);
-        assert_eq!(urls("localhost:5000"), ["https://localhost:5000/v2/", "http://localhost:5000/v2/"]);
+        assert_eq!(
+            urls("localhost:5000"),
+            ["https://localhost:5000/v2/", "http://localhost:5000/v2/"]
+        );
     }
 
     #[test]
     fn private_addresses() {
-        for yes in ["127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "::1", "fd00::1", "fe80::1", "::ffff:10.0.0.1", "0.0.0.0"] {
+        for yes in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "::ffff:10.0.0.1",
+            "0.0.0.0",
+        ] {
             assert!(is_private(yes.parse().unwrap()), "{yes}");
         }
         for no in ["1.1.1.1", "100.128.0.1", "2606:4700::1111"] {

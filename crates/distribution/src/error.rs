@@ -14,7 +14,9 @@ pub enum DistributionError {
         detail: String,
     },
     /// The registry does not show the repository to us.
-    #[error("pull access denied for {repository}, repository does not exist or may require 'docker login': {detail}")]
+    #[error(
+        "pull access denied for {repository}, repository does not exist or may require 'docker login': {detail}"
+    )]
     AccessDenied {
         /// As a person wrote it.
         repository: String,

@@ -37,19 +37,34 @@ impl PullEvent {
     /// A line about the whole.
     #[must_use]
     pub fn message(status: impl Into<String>) -> Self {
-        Self { id: None, status: status.into(), progress: None, stream: false }
+        Self {
+            id: None,
+            status: status.into(),
+            progress: None,
+            stream: false,
+        }
     }
 
     /// A line about one layer.
     #[must_use]
     pub fn layer(id: impl Into<String>, status: impl Into<String>) -> Self {
-        Self { id: Some(id.into()), status: status.into(), progress: None, stream: false }
+        Self {
+            id: Some(id.into()),
+            status: status.into(),
+            progress: None,
+            stream: false,
+        }
     }
 
     /// A line of raw text, as `load` sends it.
     #[must_use]
     pub fn stream(text: impl Into<String>) -> Self {
-        Self { id: None, status: text.into(), progress: None, stream: true }
+        Self {
+            id: None,
+            status: text.into(),
+            progress: None,
+            stream: true,
+        }
     }
 
     /// The same with numbers.
@@ -72,7 +87,9 @@ impl PullProgress {
         if self.current > total {
             return format!("{:>8}", human(self.current));
         }
-        let filled = usize::try_from((u128::from(self.current) * 100 / u128::from(total)) / 2).unwrap_or(50).min(50);
+        let filled = usize::try_from((u128::from(self.current) * 100 / u128::from(total)) / 2)
+            .unwrap_or(50)
+            .min(50);
         let spaces = 50 - filled;
         let mut bar = String::with_capacity(80);
         bar.push('[');

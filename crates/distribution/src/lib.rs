@@ -27,5 +27,5 @@ pub use client::{FetchedManifest, RegistryClient, Repository};
 pub use config::RegistryConfig;
 pub use credentials::{Credentials, LoginOutcome, Secret};
 pub use error::DistributionError;
-pub use manifest::{MAX_MANIFEST, Manifest, parse_manifest, select};
 pub use event::{ProgressSink, PullEvent, PullProgress, no_progress};
+pub use manifest::{MAX_MANIFEST, Manifest, parse_manifest, select};

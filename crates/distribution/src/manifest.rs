@@ -26,19 +26,32 @@ pub enum Manifest {
 /// # Errors
 /// [`DistributionError::Schema1`] for what nobody reads any more, [`DistributionError::Manifest`] for what is no manifest
 /// of an image, or could be read as two things (CVE-2021-41190).
-pub fn parse_manifest(name: &str, content_type: &str, bytes: &[u8]) -> Result<Manifest, DistributionError> {
-    let bad = |detail: String| DistributionError::Manifest { context: format!("invalid manifest of {name}"), detail };
-    if matches!(content_type, media::DOCKER_SCHEMA1 | media::DOCKER_SCHEMA1_SIGNED) {
+pub fn parse_manifest(
+    name: &str,
+    content_type: &str,
+    bytes: &[u8],
+) -> Result<Manifest, DistributionError> {
+    let bad = |detail: String| DistributionError::Manifest {
+        context: format!("invalid manifest of {name}"),
+        detail,
+    };
+    if matches!(
+        content_type,
+        media::DOCKER_SCHEMA1 | media::DOCKER_SCHEMA1_SIGNED
+    ) {
         return Err(DistributionError::Schema1(name.to_owned()));
     }
-    let probe: ManifestProbe = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
+    let probe: ManifestProbe =
+        serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
     if probe.schema_version == 1 || probe.fs_layers.is_some() {
         return Err(DistributionError::Schema1(name.to_owned()));
     }
     let known = |kind: &str| media::is_index(kind) || media::is_manifest(kind);
     let kind = match (known(content_type), probe.media_type.as_str()) {
         (true, inner) if known(inner) && inner != content_type => {
-            return Err(bad(format!("it claims to be {inner} and was served as {content_type}")));
+            return Err(bad(format!(
+                "it claims to be {inner} and was served as {content_type}"
+            )));
         }
         (true, _) => content_type.to_owned(),
         (false, "") => match (&probe.manifests, &probe.config) {
@@ -52,7 +65,8 @@ pub fn parse_manifest(name: &str, content_type: &str, bytes: &[u8]) -> Result<Ma
         return Err(bad("it has both manifests and a config".to_owned()));
     }
     if media::is_index(&kind) {
-        let index: ImageIndex = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
+        let index: ImageIndex =
+            serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
         if index.manifests.len() > MAX_MANIFESTS {
             return Err(bad(format!("{} manifests", index.manifests.len())));
         }
@@ -61,18 +75,32 @@ pub fn parse_manifest(name: &str, content_type: &str, bytes: &[u8]) -> Result<Ma
     if !media::is_manifest(&kind) {
         return Err(bad(format!("unsupported media type {kind}")));
     }
-    let manifest: ImageManifest = serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
+    let manifest: ImageManifest =
+        serde_json::from_slice(bytes).map_err(|error| bad(error.to_string()))?;
     if manifest.layers.len() > MAX_LAYERS {
-        return Err(bad(format!("max depth exceeded: {} layers", manifest.layers.len())));
+        return Err(bad(format!(
+            "max depth exceeded: {} layers",
+            manifest.layers.len()
+        )));
     }
     if !media::is_config(&manifest.config.media_type) {
         return Err(DistributionError::Manifest {
             context: format!("{name} is no image"),
-            detail: format!("invalid media type {:?} of its config", manifest.config.media_type),
+            detail: format!(
+                "invalid media type {:?} of its config",
+                manifest.config.media_type
+            ),
         });
     }
-    if let Some(odd) = manifest.layers.iter().find(|layer| !media::is_layer(&layer.media_type)) {
-        return Err(bad(format!("unsupported media type {:?} of a layer", odd.media_type)));
+    if let Some(odd) = manifest
+        .layers
+        .iter()
+        .find(|layer| !media::is_layer(&layer.media_type))
+    {
+        return Err(bad(format!(
+            "unsupported media type {:?} of a layer",
+            odd.media_type
+        )));
     }
     Ok(Manifest::Image(Box::new(manifest)))
 }
@@ -81,7 +109,10 @@ pub fn parse_manifest(name: &str, content_type: &str, bytes: &[u8]) -> Result<Ma
 ///
 /// # Errors
 /// [`DistributionError::NoPlatform`].
-pub fn select<'a>(index: &'a ImageIndex, wanted: &Platform) -> Result<&'a Descriptor, DistributionError> {
+pub fn select<'a>(
+    index: &'a ImageIndex,
+    wanted: &Platform,
+) -> Result<&'a Descriptor, DistributionError> {
     let rank = |descriptor: &Descriptor| match &descriptor.platform {
         Some(platform) => platform.platform().rank_for(wanted),
         // An index without platforms says nothing; the image's own configuration will.
@@ -106,14 +137,30 @@ mod tests {
 
     #[test]
     fn kinds() {
-        let config = format!(r#"{{"mediaType":"{}","digest":"{}","size":2}}"#, media::OCI_CONFIG, digest('a'));
+        let config = format!(
+            r#"{{"mediaType":"{}","digest":"{}","size":2}}"#,
+            media::OCI_CONFIG,
+            digest('a')
+        );
         let image = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[]}}"#);
-        assert!(matches!(parse_manifest("x", "", image.as_bytes()), Ok(Manifest::Image(_))));
-        assert!(matches!(parse_manifest("x", media::OCI_MANIFEST, image.as_bytes()), Ok(Manifest::Image(_))));
+        assert!(matches!(
+            parse_manifest("x", "", image.as_bytes()),
+            Ok(Manifest::Image(_))
+        ));
+        assert!(matches!(
+            parse_manifest("x", media::OCI_MANIFEST, image.as_bytes()),
+            Ok(Manifest::Image(_))
+        ));
         let index = r#"{"schemaVersion":2,"manifests":[]}"#;
-        assert!(matches!(parse_manifest("x", "application/json", index.as_bytes()), Ok(Manifest::Index(_))));
+        assert!(matches!(
+            parse_manifest("x", "application/json", index.as_bytes()),
+            Ok(Manifest::Index(_))
+        ));
         for schema1 in [r#"{"schemaVersion":1,"fsLayers":[]}"#, r#"{"fsLayers":[]}"#] {
-            assert!(matches!(parse_manifest("x", "", schema1.as_bytes()), Err(DistributionError::Schema1(_))));
+            assert!(matches!(
+                parse_manifest("x", "", schema1.as_bytes()),
+                Err(DistributionError::Schema1(_))
+            ));
         }
         let both = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[],"manifests":[]}}"#);
         for bad in [
@@ -125,16 +172,27 @@ mod tests {
             r#"{"schemaVersion":2,"config":{"mediaType":"application/vnd.cncf.helm.config.v1+json","digest":"x","size":1}}"#,
         ] {
             assert!(parse_manifest("x", "", bad.as_bytes()).is_err(), "{bad}");
-            assert!(parse_manifest("x", media::OCI_MANIFEST, bad.as_bytes()).is_err(), "{bad}");
+            assert!(
+                parse_manifest("x", media::OCI_MANIFEST, bad.as_bytes()).is_err(),
+                "{bad}"
+            );
         }
-        let claims = image.replacen('{', &format!(r#"{{"mediaType":"{}","#, media::OCI_MANIFEST), 1);
+        let claims = image.replacen(
+            '{',
+            &format!(r#"{{"mediaType":"{}","#, media::OCI_MANIFEST),
+            1,
+        );
         assert!(parse_manifest("x", media::OCI_INDEX, claims.as_bytes()).is_err());
     }
 
     #[test]
     fn platforms() {
         let entry = |c, platform: &str| {
-            format!(r#"{{"mediaType":"{}","digest":"{}","size":1,"platform":{platform}}}"#, media::OCI_MANIFEST, digest(c))
+            format!(
+                r#"{{"mediaType":"{}","digest":"{}","size":1,"platform":{platform}}}"#,
+                media::OCI_MANIFEST,
+                digest(c)
+            )
         };
         let index: ImageIndex = serde_json::from_str(&format!(
             r#"{{"schemaVersion":2,"manifests":[{},{},{},{}]}}"#,
@@ -144,7 +202,8 @@ mod tests {
             entry('d', r#"{"os":"linux","architecture":"amd64"}"#),
         ))
         .unwrap();
-        let pick = |text: &str| select(&index, &text.parse().unwrap()).map(|d| d.digest.to_string());
+        let pick =
+            |text: &str| select(&index, &text.parse().unwrap()).map(|d| d.digest.to_string());
         assert_eq!(pick("linux/amd64").unwrap(), digest('d'));
         assert_eq!(pick("linux/arm").unwrap(), digest('c'));
         assert_eq!(pick("linux/arm/v6").unwrap(), digest('b'));

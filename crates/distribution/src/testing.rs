@@ -44,19 +44,24 @@ pub struct TestRegistry {
 
 impl std::fmt::Debug for TestRegistry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TestRegistry").field("address", &self.address).finish_non_exhaustive()
+        f.debug_struct("TestRegistry")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
 /// A whole body.
 pub fn body(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed()
+    Full::new(bytes.into())
+        .map_err(|never: Infallible| match never {})
+        .boxed()
 }
 
 /// An answer with a status and a text.
 pub fn answer(status: u16, text: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(body(text));
-    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response
 }
 
@@ -69,7 +74,10 @@ pub fn cut(bytes: Bytes) -> Body {
 /// A body without an end.
 pub fn endless() -> Body {
     let chunk = Bytes::from(vec![0; 64 << 10]);
-    StreamBody::new(futures_util::stream::repeat_with(move || Ok(Frame::data(chunk.clone())))).boxed()
+    StreamBody::new(futures_util::stream::repeat_with(move || {
+        Ok(Frame::data(chunk.clone()))
+    }))
+    .boxed()
 }
 
 impl TestRegistry {
@@ -80,8 +88,10 @@ impl TestRegistry {
     #[expect(clippy::expect_used, reason = "a test that cannot go on ends")]
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen");
-        let registry =
-            Self { address: listener.local_addr().expect("address"), contents: Arc::default() };
+        let registry = Self {
+            address: listener.local_addr().expect("address"),
+            contents: Arc::default(),
+        };
         let serving = registry.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -91,7 +101,9 @@ impl TestRegistry {
                         let registry = registry.clone();
                         async move { Ok::<_, Infallible>(registry.handle(&request)) }
                     });
-                    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
                 });
             }
         });
@@ -109,7 +121,10 @@ impl TestRegistry {
     }
 
     /// Lets `hook` see every request first.
-    pub fn hook(&self, hook: impl Fn(&Request<Incoming>) -> Option<Response<Body>> + Send + Sync + 'static) {
+    pub fn hook(
+        &self,
+        hook: impl Fn(&Request<Incoming>) -> Option<Response<Body>> + Send + Sync + 'static,
+    ) {
         self.contents().hook = Some(Arc::new(hook));
     }
 
@@ -129,18 +144,30 @@ impl TestRegistry {
 
     /// Replaces what is served under a digest by other bytes.
     pub fn corrupt_blob(&self, digest: &Digest, bytes: impl Into<Bytes>) {
-        self.contents().blobs.insert(digest.to_string(), bytes.into());
+        self.contents()
+            .blobs
+            .insert(digest.to_string(), bytes.into());
     }
 
     /// Stores a manifest under its digest and, where there is one, a tag.
-    pub fn put_manifest(&self, repository: &str, tag: Option<&str>, media_type: &str, bytes: impl Into<Bytes>) -> Digest {
+    pub fn put_manifest(
+        &self,
+        repository: &str,
+        tag: Option<&str>,
+        media_type: &str,
+        bytes: impl Into<Bytes>,
+    ) -> Digest {
         let bytes = bytes.into();
         let digest = Sha256::of(&bytes);
         let mut contents = self.contents();
         let stored = (media_type.to_owned(), bytes);
-        contents.manifests.insert(format!("{repository}@{digest}"), stored.clone());
+        contents
+            .manifests
+            .insert(format!("{repository}@{digest}"), stored.clone());
         if let Some(tag) = tag {
-            contents.manifests.insert(format!("{repository}:{tag}"), stored);
+            contents
+                .manifests
+                .insert(format!("{repository}:{tag}"), stored);
         }
         digest
     }
@@ -150,7 +177,13 @@ impl TestRegistry {
     /// # Panics
     /// Never: compressing in memory does not fail.
     #[expect(clippy::expect_used, reason = "writing to memory does not fail")]
-    pub fn put_image(&self, repository: &str, tag: &str, platform: (&str, &str), layers: &[Vec<u8>]) -> Digest {
+    pub fn put_image(
+        &self,
+        repository: &str,
+        tag: &str,
+        platform: (&str, &str),
+        layers: &[Vec<u8>],
+    ) -> Digest {
         let mut descriptors = Vec::new();
         let mut diff_ids = Vec::new();
         for layer in layers {
@@ -159,7 +192,10 @@ impl TestRegistry {
             let blob = gzip.finish().expect("gzip");
             let size = blob.len();
             let digest = self.put_blob(blob);
-            descriptors.push(format!(r#"{{"mediaType":"{}","digest":"{digest}","size":{size}}}"#, media::OCI_LAYER_GZIP));
+            descriptors.push(format!(
+                r#"{{"mediaType":"{}","digest":"{digest}","size":{size}}}"#,
+                media::OCI_LAYER_GZIP
+            ));
             diff_ids.push(format!("\"{}\"", Sha256::of(layer)));
         }
         let config = format!(
@@ -183,7 +219,9 @@ impl TestRegistry {
         let path = request.uri().path().to_owned();
         let hook = {
             let mut contents = self.contents();
-            contents.requests.push(format!("{} {path}", request.method()));
+            contents
+                .requests
+                .push(format!("{} {path}", request.method()));
             contents.hook.clone()
         };
         if let Some(response) = hook.and_then(|hook| hook(request)) {
@@ -197,7 +235,10 @@ impl TestRegistry {
     pub fn serve(&self, request: &Request<Incoming>, path: &str) -> Response<Body> {
         let contents = self.contents();
         let error = |code: &str, message: &str| {
-            answer(404, format!(r#"{{"errors":[{{"code":"{code}","message":"{message}"}}]}}"#))
+            answer(
+                404,
+                format!(r#"{{"errors":[{{"code":"{code}","message":"{message}"}}]}}"#),
+            )
         };
         let Some(rest) = path.strip_prefix("/v2/") else {
             return answer(404, "");
@@ -207,11 +248,16 @@ impl TestRegistry {
         }
         if let Some((repository, wanted)) = rest.split_once("/manifests/") {
             let separator = if wanted.contains(':') { '@' } else { ':' };
-            return match contents.manifests.get(&format!("{repository}{separator}{wanted}")) {
+            return match contents
+                .manifests
+                .get(&format!("{repository}{separator}{wanted}"))
+            {
                 Some((media_type, bytes)) => {
                     let mut response = answer(200, bytes.clone());
                     if let Ok(value) = media_type.parse() {
-                        response.headers_mut().insert(http::header::CONTENT_TYPE, value);
+                        response
+                            .headers_mut()
+                            .insert(http::header::CONTENT_TYPE, value);
                     }
                     response
                 }
@@ -222,8 +268,17 @@ impl TestRegistry {
             let Some(bytes) = contents.blobs.get(wanted) else {
                 return error("BLOB_UNKNOWN", "blob unknown to registry");
             };
-            let range = request.headers().get(http::header::RANGE).and_then(|value| value.to_str().ok());
-            let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+            let range = request
+                .headers()
+                .get(http::header::RANGE)
+                .and_then(|value| value.to_str().ok());
+            let from = range.and_then(|range| {
+                range
+                    .strip_prefix("bytes=")?
+                    .strip_suffix('-')?
+                    .parse::<usize>()
+                    .ok()
+            });
             return match from {
                 Some(from) if from <= bytes.len() => answer(206, bytes.slice(from..)),
                 _ => answer(200, bytes.clone()),

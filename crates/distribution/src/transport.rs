@@ -93,7 +93,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl TransportError {
     fn new(detail: impl Into<String>, temporary: bool) -> Self {
-        Self { detail: detail.into(), temporary, forbidden: false }
+        Self {
+            detail: detail.into(),
+            temporary,
+            forbidden: false,
+        }
     }
 }
 
@@ -112,9 +116,17 @@ fn words(error: &io::Error) -> String {
 
 impl Transport {
     pub(crate) fn new(user_agent: &str) -> Self {
-        let user_agent =
-            if user_agent.is_empty() { format!("kekkai/{}", env!("CARGO_PKG_VERSION")) } else { user_agent.to_owned() };
-        Self { pool: Mutex::default(), verified: OnceLock::new(), unverified: OnceLock::new(), user_agent }
+        let user_agent = if user_agent.is_empty() {
+            format!("kekkai/{}", env!("CARGO_PKG_VERSION"))
+        } else {
+            user_agent.to_owned()
+        };
+        Self {
+            pool: Mutex::default(),
+            verified: OnceLock::new(),
+            unverified: OnceLock::new(),
+            user_agent,
+        }
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<Server, Vec<Idle>>> {
@@ -128,33 +140,59 @@ impl Transport {
         insecure: bool,
         reach: Reach,
     ) -> Result<Answer, TransportError> {
-        let base = Base::of_uri(request.uri()).ok_or_else(|| TransportError::new("unsupported protocol scheme", false))?;
-        let server = Server { https: base.https, host: base.host.clone(), port: base.port, insecure };
+        let base = Base::of_uri(request.uri())
+            .ok_or_else(|| TransportError::new("unsupported protocol scheme", false))?;
+        let server = Server {
+            https: base.https,
+            host: base.host.clone(),
+            port: base.port,
+            insecure,
+        };
         let headers = request.headers_mut();
         headers.insert(
             http::header::HOST,
-            base.authority().parse().map_err(|_| TransportError::new("invalid host name", false))?,
+            base.authority()
+                .parse()
+                .map_err(|_| TransportError::new("invalid host name", false))?,
         );
         if let Ok(agent) = self.user_agent.parse() {
             headers.insert(http::header::USER_AGENT, agent);
         }
-        let path = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-        *request.uri_mut() = path.parse::<Uri>().map_err(|_| TransportError::new("invalid URL", false))?;
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str);
+        *request.uri_mut() = path
+            .parse::<Uri>()
+            .map_err(|_| TransportError::new("invalid URL", false))?;
         // A kept connection may have been closed meanwhile; nothing is lost by asking again on a new one.
         while let Some((mut sender, peer)) = self.take_idle(&server, reach) {
             match timeout(HEADERS, sender.send_request(request.clone())).await {
                 Ok(Ok(response)) => return Ok(self.answer(response, sender, server, peer)),
                 Ok(Err(_)) => {}
-                Err(_) => return Err(TransportError::new("net/http: timeout awaiting response headers", true)),
+                Err(_) => {
+                    return Err(TransportError::new(
+                        "net/http: timeout awaiting response headers",
+                        true,
+                    ));
+                }
             }
         }
         let (mut sender, peer) = timeout(CONNECT, self.connect(&server, reach))
             .await
-            .map_err(|_| TransportError::new(format!("dial tcp {}:{}: i/o timeout", server.host, server.port), true))??;
+            .map_err(|_| {
+                TransportError::new(
+                    format!("dial tcp {}:{}: i/o timeout", server.host, server.port),
+                    true,
+                )
+            })??;
         match timeout(HEADERS, sender.send_request(request)).await {
             Ok(Ok(response)) => Ok(self.answer(response, sender, server, peer)),
             Ok(Err(error)) => Err(hyper_error(&error)),
-            Err(_) => Err(TransportError::new("net/http: timeout awaiting response headers", true)),
+            Err(_) => Err(TransportError::new(
+                "net/http: timeout awaiting response headers",
+                true,
+            )),
         }
     }
 
@@ -166,14 +204,26 @@ impl Transport {
         peer: IpAddr,
     ) -> Answer {
         let (head, body) = response.into_parts();
-        Answer { head, body, back: Some((sender, server)), peer, transport: Arc::clone(self) }
+        Answer {
+            head,
+            body,
+            back: Some((sender, server)),
+            peer,
+            transport: Arc::clone(self),
+        }
     }
 
-    fn take_idle(&self, server: &Server, reach: Reach) -> Option<(SendRequest<Full<Bytes>>, IpAddr)> {
+    fn take_idle(
+        &self,
+        server: &Server,
+        reach: Reach,
+    ) -> Option<(SendRequest<Full<Bytes>>, IpAddr)> {
         let mut pool = self.idle();
         let idle = pool.get_mut(server)?;
         idle.retain(|idle| idle.since.elapsed() < IDLE && !idle.sender.is_closed());
-        let at = idle.iter().rposition(|idle| reach == Reach::Any || !is_private(idle.peer))?;
+        let at = idle
+            .iter()
+            .rposition(|idle| reach == Reach::Any || !is_private(idle.peer))?;
         let taken = idle.swap_remove(at);
         Some((taken.sender, taken.peer))
     }
@@ -183,9 +233,16 @@ impl Transport {
         self.idle().clear();
     }
 
-    async fn connect(&self, server: &Server, reach: Reach) -> Result<(SendRequest<Full<Bytes>>, IpAddr), TransportError> {
+    async fn connect(
+        &self,
+        server: &Server,
+        reach: Reach,
+    ) -> Result<(SendRequest<Full<Bytes>>, IpAddr), TransportError> {
         let addresses = resolve(&server.host).await?;
-        let mut last = TransportError::new(format!("dial tcp: lookup {}: no such host", server.host), false);
+        let mut last = TransportError::new(
+            format!("dial tcp: lookup {}: no such host", server.host),
+            false,
+        );
         for address in addresses {
             if reach == Reach::Public && is_private(address) {
                 last = TransportError {
@@ -202,21 +259,29 @@ impl Transport {
                     let _ = stream.set_nodelay(true);
                     return Ok((self.shake_hands(server, stream).await?, address));
                 }
-                Err(error) => last = TransportError::new(format!("dial tcp {socket}: {}", words(&error)), true),
+                Err(error) => {
+                    last =
+                        TransportError::new(format!("dial tcp {socket}: {}", words(&error)), true)
+                }
             }
         }
         Err(last)
     }
 
-    async fn shake_hands(&self, server: &Server, stream: TcpStream) -> Result<SendRequest<Full<Bytes>>, TransportError> {
+    async fn shake_hands(
+        &self,
+        server: &Server,
+        stream: TcpStream,
+    ) -> Result<SendRequest<Full<Bytes>>, TransportError> {
         let stream: Box<dyn Stream> = if server.https {
             let config = if server.insecure {
                 self.unverified.get_or_init(tls::unverified)
             } else {
                 self.verified.get_or_init(tls::verified)
             };
-            let name = ServerName::try_from(server.host.clone())
-                .map_err(|_| TransportError::new(format!("{:?} is no server name", server.host), false))?;
+            let name = ServerName::try_from(server.host.clone()).map_err(|_| {
+                TransportError::new(format!("{:?} is no server name", server.host), false)
+            })?;
             let connector = tokio_rustls::TlsConnector::from(Arc::clone(config));
             let connected = connector.connect(name, stream).await;
             Box::new(connected.map_err(|error| TransportError {
@@ -243,11 +308,15 @@ impl Transport {
 
 fn hyper_error(error: &hyper::Error) -> TransportError {
     use std::error::Error as _;
-    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    let io = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>());
     let detail = match io {
         Some(io) => words(io),
         None if error.is_incomplete_message() => "EOF".to_owned(),
-        None if error.is_parse() => "net/http: HTTP/1.x transport connection broken: malformed HTTP response".to_owned(),
+        None if error.is_parse() => {
+            "net/http: HTTP/1.x transport connection broken: malformed HTTP response".to_owned()
+        }
         None => error.to_string(),
     };
     TransportError::new(detail, !error.is_parse() && !error.is_user())
@@ -260,15 +329,24 @@ async fn resolve(host: &str) -> Result<Vec<IpAddr>, TransportError> {
     }
     // Whatever the files say, as everywhere (RFC 6761, 6.3).
     if host == "localhost" {
-        return Ok(vec![IpAddr::from([127, 0, 0, 1]), std::net::Ipv6Addr::LOCALHOST.into()]);
+        return Ok(vec![
+            IpAddr::from([127, 0, 0, 1]),
+            std::net::Ipv6Addr::LOCALHOST.into(),
+        ]);
     }
-    let failed = |detail: String, temporary| TransportError::new(format!("dial tcp: lookup {host}: {detail}"), temporary);
+    let failed = |detail: String, temporary| {
+        TransportError::new(format!("dial tcp: lookup {host}: {detail}"), temporary)
+    };
     // Made anew each time: the host's files may have changed, and connections are kept, so look-ups are rare.
     let resolver = hickory_resolver::TokioResolver::builder_tokio()
         .and_then(hickory_resolver::ResolverBuilder::build)
         .map_err(|error| failed(error.to_string(), false))?;
     // A name with a dot is a full one: the search list is for short names.
-    let name = if host.contains('.') && !host.ends_with('.') { format!("{host}.") } else { host.to_owned() };
+    let name = if host.contains('.') && !host.ends_with('.') {
+        format!("{host}.")
+    } else {
+        host.to_owned()
+    };
     match resolver.lookup_ip(name).await {
         Ok(found) => {
             let (four, six): (Vec<IpAddr>, Vec<IpAddr>) = found.iter().partition(IpAddr::is_ipv4);
@@ -302,7 +380,10 @@ impl Answer {
     }
 
     /// The whole body, unless it is longer than `limit`.
-    pub(crate) async fn collect(mut self, limit: u64) -> Result<Result<Bytes, Self>, TransportError> {
+    pub(crate) async fn collect(
+        mut self,
+        limit: u64,
+    ) -> Result<Result<Bytes, Self>, TransportError> {
         let mut all = Vec::new();
         while let Some(chunk) = self.chunk().await? {
             if (all.len() + chunk.len()) as u64 > limit {
@@ -331,7 +412,11 @@ impl Answer {
             let mut pool = self.transport.idle();
             let idle = pool.entry(server).or_default();
             if idle.len() < MOST_IDLE && !sender.is_closed() {
-                idle.push(Idle { sender, peer: self.peer, since: Instant::now() });
+                idle.push(Idle {
+                    sender,
+                    peer: self.peer,
+                    since: Instant::now(),
+                });
             }
         }
     }

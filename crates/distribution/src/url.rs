@@ -22,7 +22,10 @@ impl Base {
             return None;
         }
         let base = Self::of_uri(&uri)?;
-        Some(Self { prefix: uri.path().trim_end_matches('/').to_owned(), ..base })
+        Some(Self {
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+            ..base
+        })
     }
 
     /// The base of an absolute URL.
@@ -36,7 +39,11 @@ impl Base {
         if authority.as_str().contains('@') || authority.host().is_empty() {
             return None;
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        let host = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_ascii_lowercase();
         let port = authority.port_u16();
         Some(Self {
             https,
@@ -57,13 +64,26 @@ impl Base {
 
     /// `host[:port]`, as the `Host` header has it.
     pub(crate) fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        if self.explicit_port { format!("{host}:{}", self.port) } else { host }
+        let host = if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        };
+        if self.explicit_port {
+            format!("{host}:{}", self.port)
+        } else {
+            host
+        }
     }
 
     /// The absolute URL of a path that begins with a slash.
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("{}://{}{}{path}", if self.https { "https" } else { "http" }, self.authority(), self.prefix)
+        format!(
+            "{}://{}{}{path}",
+            if self.https { "https" } else { "http" },
+            self.authority(),
+            self.prefix
+        )
     }
 
     /// Whether requests to both reach the same server, so that credentials may go along.
@@ -86,11 +106,20 @@ pub(crate) fn join(from: &Uri, location: &str) -> Option<Uri> {
         return format!("{scheme}://{authority}{location}").parse().ok();
     }
     // Another scheme, which is none of ours.
-    if location.split(['/', '?']).next().is_some_and(|first| first.contains(':')) {
+    if location
+        .split(['/', '?'])
+        .next()
+        .is_some_and(|first| first.contains(':'))
+    {
         return None;
     }
-    let directory = from.path().rsplit_once('/').map_or("", |(directory, _)| directory);
-    format!("{scheme}://{authority}{directory}/{location}").parse().ok()
+    let directory = from
+        .path()
+        .rsplit_once('/')
+        .map_or("", |(directory, _)| directory);
+    format!("{scheme}://{authority}{directory}/{location}")
+        .parse()
+        .ok()
 }
 
 /// An URL for an error message: query strings carry signatures and tokens.
@@ -125,8 +154,18 @@ mod tests {
     fn bases() {
         let base = Base::parse("https://mirror.example/docker/").unwrap();
         assert_eq!(base.url("/v2/"), "https://mirror.example/docker/v2/");
-        assert_eq!(Base::of_host("http", "[::1]:5000").unwrap().url("/v2/"), "http://[::1]:5000/v2/");
-        for bad in ["ftp://x", "https://", "http://u@x", "http://x?q", "x", "http://x#f"] {
+        assert_eq!(
+            Base::of_host("http", "[::1]:5000").unwrap().url("/v2/"),
+            "http://[::1]:5000/v2/"
+        );
+        for bad in [
+            "ftp://x",
+            "https://",
+            "http://u@x",
+            "http://x?q",
+            "x",
+            "http://x#f",
+        ] {
             assert!(Base::parse(bad).is_none(), "{bad}");
         }
         let one = Base::parse("https://x").unwrap();

@@ -29,19 +29,21 @@ pub(crate) fn register(store: &Store, path: &Path) -> Result<Arc<Image>, ImageEr
     let config = configuration(&diff_id)?;
     let name: Reference = BUILTIN_NAME.parse()?;
     let id = Sha256::of(&config);
-    {
+    let before = {
         let catalog = store.catalog();
-        if let (Some(image), Some(named)) = (catalog.get(&id), catalog.named(&name))
+        let named = catalog.named(&name).cloned();
+        if let (Some(image), Some(named)) = (catalog.get(&id), &named)
             && *named == id
         {
             return Ok(Arc::clone(image));
         }
-    }
+        named
+    };
     let staged = match store.has_layer(&diff_id) {
         true => Vec::new(),
         false => vec![store.snapshotter.stage(&diff_id, &mut layer.as_slice())?],
     };
-    store.commit(
+    let image = store.commit(
         NewImage {
             config,
             manifest: None,
@@ -49,7 +51,12 @@ pub(crate) fn register(store: &Store, path: &Path) -> Result<Arc<Image>, ImageEr
             names: vec![name],
         },
         staged,
-    )
+    )?;
+    // The image of the program before an upgrade is of no use to anybody but its containers.
+    if let Some(old) = before {
+        store.hide(&old)?;
+    }
+    Ok(image)
 }
 
 /// A layer of the program and the directories that every container mounts on.

@@ -58,6 +58,14 @@ impl<K: std::hash::Hash + Eq + Clone> Locks<K> {
     }
 }
 
+/// Where one pull takes from, puts to, and tells about.
+#[derive(Clone)]
+struct Job {
+    store: Arc<Store>,
+    repository: Repository,
+    progress: ProgressSink,
+}
+
 /// What pulls share.
 #[derive(Debug)]
 pub(crate) struct Puller {
@@ -110,16 +118,13 @@ impl Puller {
         let image = match current {
             Some(image) => image,
             None => {
-                self.fetch(
-                    store,
-                    &reference,
-                    &repository,
-                    &named,
-                    names,
-                    platform,
-                    &progress,
-                )
-                .await?
+                let job = Job {
+                    store: Arc::clone(store),
+                    repository,
+                    progress: Arc::clone(&progress),
+                };
+                self.fetch(&job, &reference, &named, names, platform)
+                    .await?
             }
         };
         progress(PullEvent::message(format!("Digest: {}", named.digest)));
@@ -139,20 +144,15 @@ impl Puller {
         })
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the parts of one pull, gathered by the only caller"
-    )]
     async fn fetch(
         &self,
-        store: &Arc<Store>,
+        job: &Job,
         reference: &Reference,
-        repository: &Repository,
         named: &FetchedManifest,
         names: Vec<Reference>,
         platform: &Platform,
-        progress: &ProgressSink,
     ) -> Result<Arc<Image>, ImageError> {
+        let (store, repository) = (&job.store, &job.repository);
         let lease = Arc::new(store.content.lease());
         let familiar = reference.familiar();
         let (chosen, manifest) = match parse_manifest(&familiar, &named.media_type, &named.bytes)? {
@@ -203,16 +203,7 @@ impl Puller {
             let (store, layers) = (Arc::clone(store), layers.clone());
             blocking(move || Ok(store.pin(&layers))).await?
         };
-        let staged = self
-            .layers(
-                store,
-                repository,
-                &layers,
-                &manifest.layers,
-                &lease,
-                progress,
-            )
-            .await?;
+        let staged = self.layers(job, &layers, &manifest.layers, &lease).await?;
 
         let store = Arc::clone(store);
         let documents = [named.bytes.clone(), chosen.bytes.clone()];
@@ -246,28 +237,25 @@ impl Puller {
     /// Stages every layer that is not published.
     async fn layers(
         &self,
-        store: &Arc<Store>,
-        repository: &Repository,
+        job: &Job,
         layers: &[DiffId],
         descriptors: &[Descriptor],
         lease: &Arc<kekkai_content::Lease>,
-        progress: &ProgressSink,
     ) -> Result<Vec<StagedLayer>, ImageError> {
         let mut begun: Vec<(&DiffId, &Descriptor)> = Vec::new();
         for (layer, descriptor) in layers.iter().zip(descriptors) {
             let id = descriptor.digest.short().to_owned();
             lease.add(&descriptor.digest);
-            if store.has_layer(layer) || begun.iter().any(|(known, _)| *known == layer) {
-                progress(PullEvent::layer(id, "Already exists"));
+            if job.store.has_layer(layer) || begun.iter().any(|(known, _)| *known == layer) {
+                (job.progress)(PullEvent::layer(id, "Already exists"));
                 continue;
             }
             begun.push((layer, descriptor));
-            progress(PullEvent::layer(id, "Pulling fs layer"));
+            (job.progress)(PullEvent::layer(id, "Pulling fs layer"));
         }
         let mut tasks = JoinSet::new();
         for &(layer, descriptor) in &begun {
-            let (store, repository, progress) =
-                (Arc::clone(store), repository.clone(), Arc::clone(progress));
+            let job = job.clone();
             let (downloads, layer, descriptor) = (
                 Arc::clone(&self.downloads),
                 layer.clone(),
@@ -279,7 +267,7 @@ impl Puller {
                     .acquire()
                     .await
                     .map_err(|_| ImageError::Cancelled)?;
-                one_layer(store, repository, layer, descriptor, progress).await
+                one_layer(job, layer, descriptor).await
             });
         }
         let mut staged = Vec::with_capacity(begun.len());
@@ -352,12 +340,15 @@ fn check_layers(familiar: &str, manifest: &ImageManifest) -> Result<(), ImageErr
 }
 
 async fn one_layer(
-    store: Arc<Store>,
-    repository: Repository,
+    job: Job,
     layer: DiffId,
     descriptor: Descriptor,
-    progress: ProgressSink,
 ) -> Result<StagedLayer, ImageError> {
+    let Job {
+        store,
+        repository,
+        progress,
+    } = job;
     let id = descriptor.digest.short().to_owned();
     if store.content.size(&descriptor.digest) == Some(descriptor.size) {
         let digest = descriptor.digest.clone();

@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn by_id() {
-        assert_eq!(removed(&["a:1"], "aaa", false, None).unwrap().1, true);
+        assert!(removed(&["a:1"], "aaa", false, None).unwrap().1);
         assert_eq!(
             removed(&["a:1", "b:1"], "aaa", false, None).unwrap_err(),
             "conflict: unable to delete aaaaaaaaaaaa (must be forced) - image is referenced in multiple repositories"

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use kekkai_distribution::{Credentials, LoginOutcome, ProgressSink, RegistryClient};
+use kekkai_distribution::{Credentials, LoginOutcome, ProgressSink, PullEvent, RegistryClient};
 use kekkai_metadata::Database;
 use kekkai_snapshot::Snapshotter;
 use kekkai_types::{Digest, Platform, Reference};
@@ -58,12 +58,29 @@ impl ImageService {
         credentials: Option<Credentials>,
         progress: ProgressSink,
     ) -> Result<PullOutcome, ImageError> {
+        let asked = platform;
         let platform = platform.cloned().unwrap_or_else(Platform::host);
         let outcome = self
             .puller
-            .pull(&self.store, reference, &platform, credentials, progress)
+            .pull(
+                &self.store,
+                reference,
+                &platform,
+                credentials,
+                Arc::clone(&progress),
+            )
             .await;
         self.puller.client.close_idle();
+        if let (Ok(outcome), Some(asked)) = (&outcome, asked)
+            && outcome.image.platform.rank_for(asked).is_none()
+        {
+            // An image of one platform is taken as it is, with a word about it, as Docker does.
+            progress(PullEvent::message(format!(
+                "WARNING: image with reference {} was found but its platform ({}) does not match the specified platform ({asked})",
+                reference.clone().with_default_tag().familiar(),
+                outcome.image.platform
+            )));
+        }
         if outcome.is_err() {
             // What a failed pull fetched is nobody's.
             let store = Arc::clone(&self.store);

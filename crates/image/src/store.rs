@@ -264,6 +264,24 @@ impl Store {
         Ok(())
     }
 
+    /// Takes a nameless image out of sight; it goes for good when it is known that no container uses it.
+    pub(crate) fn hide(&self, id: &Digest) -> Result<(), ImageError> {
+        let _changing = self.changing();
+        if self
+            .catalog()
+            .get(id)
+            .is_none_or(|image| !image.is_dangling())
+        {
+            return Ok(());
+        }
+        let plan = remove::RemovalPlan {
+            untag: Vec::new(),
+            delete: Some(id.clone()),
+        };
+        self.carry_out(&plan, true)?;
+        Ok(())
+    }
+
     /// Carries a plan out. An image that is still `used` becomes a hidden one.
     fn carry_out(
         &self,

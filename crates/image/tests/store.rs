@@ -1,6 +1,6 @@
 //! Loading, naming and removing against a real layer store.
 
-#![allow(missing_docs, reason = "tests")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 use std::io::Cursor;
 use std::path::Path;
@@ -244,4 +244,16 @@ async fn the_builtin_image() {
     assert_eq!(first.id, second.id);
     assert_eq!(first.repo_tags, ["kekkai/hello:latest"]);
     assert_eq!(first.size, 9);
+    // After an upgrade the old one is out of sight, and goes with the next removal.
+    std::fs::write(&program, b"#!/bin/sh -e").unwrap();
+    let third = root.service.register_builtin(&program).await.unwrap();
+    assert_ne!(first.id, third.id);
+    let all = root.service.list(&ListFilter::default());
+    assert_eq!(all.len(), 1);
+    assert!(root.snapshotter.layer(&first.layers[0]).is_some());
+    root.service
+        .prune(false, &ListFilter::default(), &|_| Vec::new())
+        .await
+        .unwrap();
+    assert!(root.snapshotter.layer(&first.layers[0]).is_none());
 }

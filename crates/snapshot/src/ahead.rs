@@ -33,7 +33,18 @@ pub(crate) struct Source {
 pub(crate) fn pair() -> (Source, Ahead) {
     let (filled_in, filled) = sync_channel(BUFFERS);
     let (empty, empty_out) = channel();
-    (Source { filled: filled_in, empty: empty_out }, Ahead { filled, empty, current: Vec::new(), position: 0 })
+    (
+        Source {
+            filled: filled_in,
+            empty: empty_out,
+        },
+        Ahead {
+            filled,
+            empty,
+            current: Vec::new(),
+            position: 0,
+        },
+    )
 }
 
 impl Source {
@@ -117,7 +128,10 @@ impl BufRead for Ahead {
 mod tests {
     use super::*;
 
-    fn through(input: &mut (dyn Read + Send), read: impl FnOnce(Ahead) -> io::Result<u64>) -> (Option<Digest>, io::Result<u64>) {
+    fn through(
+        input: &mut (dyn Read + Send),
+        read: impl FnOnce(Ahead) -> io::Result<u64>,
+    ) -> (Option<Digest>, io::Result<u64>) {
         let (source, ahead) = pair();
         std::thread::scope(|scope| {
             let thread = scope.spawn(move || source.run(input));
@@ -130,11 +144,14 @@ mod tests {
     fn everything_arrives_and_is_hashed() {
         let data: Vec<u8> = (0..3_000_000u32).map(|n| (n % 251) as u8).collect();
         let mut copy = Vec::new();
-        let (digest, outcome) = through(&mut &data[..], |mut ahead| io::copy(&mut ahead, &mut copy));
+        let (digest, outcome) =
+            through(&mut &data[..], |mut ahead| io::copy(&mut ahead, &mut copy));
         assert_eq!(outcome.unwrap(), 3_000_000);
         assert!(copy == data);
         assert_eq!(digest.unwrap(), Sha256::of(&data));
-        let (digest, _) = through(&mut io::empty(), |mut ahead| io::copy(&mut ahead, &mut io::sink()));
+        let (digest, _) = through(&mut io::empty(), |mut ahead| {
+            io::copy(&mut ahead, &mut io::sink())
+        });
         assert_eq!(digest.unwrap(), Sha256::of(b""));
     }
 
@@ -144,10 +161,16 @@ mod tests {
         impl Read for Broken {
             fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
                 self.0 += 1;
-                if self.0 > 3 { Err(io::Error::other("broken")) } else { Ok(buffer.len()) }
+                if self.0 > 3 {
+                    Err(io::Error::other("broken"))
+                } else {
+                    Ok(buffer.len())
+                }
             }
         }
-        let (digest, outcome) = through(&mut Broken(0), |mut ahead| io::copy(&mut ahead, &mut io::sink()));
+        let (digest, outcome) = through(&mut Broken(0), |mut ahead| {
+            io::copy(&mut ahead, &mut io::sink())
+        });
         assert!(digest.is_none());
         assert_eq!(outcome.unwrap_err().to_string(), "broken");
         let (digest, _) = through(&mut io::repeat(1), |ahead| {

@@ -12,14 +12,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use kekkai_archive::{ArchiveError, MissingLink};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, XattrFlags};
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, XattrFlags,
+};
 use rustix::io::Errno;
 
 use crate::SnapshotError;
 use crate::layer::Layer;
 
-const BENEATH: ResolveFlags =
-    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH
+    .union(ResolveFlags::NO_SYMLINKS)
+    .union(ResolveFlags::NO_MAGICLINKS);
 /// Mode of a directory that was made without an entry.
 const IMPLIED_MODE: u32 = 0o755;
 /// Attributes that belong to overlayfs.
@@ -43,8 +46,13 @@ pub(crate) fn differs(layer: &Layer, below: BorrowedFd<'_>) -> Result<bool, Snap
         match open_below(below, path, OFlags::DIRECTORY) {
             Ok(fd) => {
                 let stat = rustix::fs::fstat(&fd).map_err(SnapshotError::io("stat", path))?;
-                let plain = (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid) == (IMPLIED_MODE, 0, 0);
-                if !plain || !xattrs(fd.as_fd()).map_err(SnapshotError::io("list attributes of", path))?.is_empty() {
+                let plain =
+                    (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid) == (IMPLIED_MODE, 0, 0);
+                if !plain
+                    || !xattrs(fd.as_fd())
+                        .map_err(SnapshotError::io("list attributes of", path))?
+                        .is_empty()
+                {
                     return Ok(true);
                 }
             }
@@ -57,7 +65,11 @@ pub(crate) fn differs(layer: &Layer, below: BorrowedFd<'_>) -> Result<bool, Snap
 }
 
 fn open_below(below: BorrowedFd<'_>, path: &Path, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC | flags;
     rustix::fs::openat2(below, path, flags, Mode::empty(), BENEATH)
 }
@@ -71,7 +83,10 @@ fn xattrs(fd: BorrowedFd<'_>) -> rustix::io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
         Err(errno) => return Err(errno),
     };
     let mut found = Vec::new();
-    for name in names[..length].split(|b| *b == 0).filter(|name| !name.is_empty() && !name.starts_with(OVERLAY)) {
+    for name in names[..length]
+        .split(|b| *b == 0)
+        .filter(|name| !name.is_empty() && !name.starts_with(OVERLAY))
+    {
         let mut value = vec![0u8; 64 << 10];
         let length = rustix::fs::fgetxattr(fd, name, &mut value[..])?;
         value.truncate(length);
@@ -123,8 +138,14 @@ struct Work<'a> {
 fn times(stat: &Stat) -> Timestamps {
     let nanos = |value| i64::try_from(value).unwrap_or(0);
     Timestamps {
-        last_access: Timespec { tv_sec: stat.st_atime, tv_nsec: nanos(stat.st_atime_nsec) },
-        last_modification: Timespec { tv_sec: stat.st_mtime, tv_nsec: nanos(stat.st_mtime_nsec) },
+        last_access: Timespec {
+            tv_sec: stat.st_atime,
+            tv_nsec: nanos(stat.st_atime_nsec),
+        },
+        last_modification: Timespec {
+            tv_sec: stat.st_mtime,
+            tv_nsec: nanos(stat.st_mtime_nsec),
+        },
     }
 }
 
@@ -136,19 +157,26 @@ impl Work<'_> {
     /// `path` of the layer, made at `place` of the new one; both directories exist.
     fn directory(&mut self, path: &Path, place: &Path) -> Result<(), SnapshotError> {
         let source = self.source.join(path);
-        let entries: Vec<_> =
-            fs::read_dir(&source).and_then(Iterator::collect).map_err(SnapshotError::std("list", &source))?;
+        let entries: Vec<_> = fs::read_dir(&source)
+            .and_then(Iterator::collect)
+            .map_err(SnapshotError::std("list", &source))?;
         for entry in entries {
             let path = path.join(entry.file_name());
             let place = place.join(entry.file_name());
-            let metadata = entry.metadata().map_err(SnapshotError::std("stat", entry.path()))?;
+            let metadata = entry
+                .metadata()
+                .map_err(SnapshotError::std("stat", entry.path()))?;
             if !metadata.is_dir() {
                 let target = self.target.join(&place);
                 fs::hard_link(entry.path(), &target).map_err(SnapshotError::std("link", target))?;
                 continue;
             }
-            let place = if self.implied.contains(path.as_path()) { self.implied_at(&path, &place)? } else { None }
-                .map_or_else(|| self.own_at(&path, &place).map(|()| place.clone()), Ok)?;
+            let place = if self.implied.contains(path.as_path()) {
+                self.implied_at(&path, &place)?
+            } else {
+                None
+            }
+            .map_or_else(|| self.own_at(&path, &place).map(|()| place.clone()), Ok)?;
             self.places.insert(path.clone(), place.clone());
             self.directory(&path, &place)?;
         }
@@ -159,7 +187,8 @@ impl Work<'_> {
     fn own_at(&mut self, path: &Path, place: &Path) -> Result<(), SnapshotError> {
         let target = self.target.join(place);
         match fs::create_dir(&target) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_directory(&target) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && is_directory(&target) => {
+            }
             made => made.map_err(SnapshotError::std("create", &target))?,
         }
         self.attributes_of_source(path, place)
@@ -174,7 +203,9 @@ impl Work<'_> {
     /// A directory that is implied: the one below, wherever symlinks lead. `None` when there is none.
     fn implied_at(&mut self, path: &Path, place: &Path) -> Result<Option<PathBuf>, SnapshotError> {
         let found = match kekkai_archive::resolve_directory(self.below, place) {
-            Err(ArchiveError::Io { source, .. }) if source.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) => {
+            Err(ArchiveError::Io { source, .. })
+                if source.raw_os_error() == Some(Errno::NOTDIR.raw_os_error()) =>
+            {
                 return Err(SnapshotError::NotADirectory {
                     layer: self.layer.info.diff_id.clone(),
                     path: path.to_owned(),
@@ -201,8 +232,8 @@ impl Work<'_> {
                 continue;
             }
             fs::create_dir(&target).map_err(SnapshotError::std("create", &target))?;
-            let below =
-                open_below(self.below, &so_far, OFlags::DIRECTORY).map_err(SnapshotError::io("open", &so_far))?;
+            let below = open_below(self.below, &so_far, OFlags::DIRECTORY)
+                .map_err(SnapshotError::io("open", &so_far))?;
             self.attributes(below.as_fd(), &so_far)?;
         }
         Ok(())
@@ -221,10 +252,13 @@ impl Work<'_> {
         let mut value = [0u8; 8];
         let target = self.target.join(place);
         match rustix::fs::fgetxattr(source, "trusted.overlay.opaque", &mut value[..]) {
-            Ok(length) => {
-                rustix::fs::lsetxattr(&target, "trusted.overlay.opaque", &value[..length], XattrFlags::empty())
-                    .map_err(SnapshotError::io("set opaque", target))
-            }
+            Ok(length) => rustix::fs::lsetxattr(
+                &target,
+                "trusted.overlay.opaque",
+                &value[..length],
+                XattrFlags::empty(),
+            )
+            .map_err(SnapshotError::io("set opaque", target)),
             Err(_) => Ok(()),
         }
     }
@@ -235,7 +269,9 @@ impl Work<'_> {
         let (Some(parent), Some(name)) = (link.target.parent(), link.target.file_name()) else {
             return Err(not_there());
         };
-        let real = kekkai_archive::resolve_directory(self.below, parent).map_err(wrong)?.ok_or_else(not_there)?;
+        let real = kekkai_archive::resolve_directory(self.below, parent)
+            .map_err(wrong)?
+            .ok_or_else(not_there)?;
         let target = real.join(name);
         let copy = self.target.join(&target);
         if fs::symlink_metadata(&copy).is_err() {
@@ -246,18 +282,25 @@ impl Work<'_> {
                 return Err(missing(self.layer, link));
             }
             self.as_below(&real)?;
-            let from = open_below(self.below, &target, OFlags::empty()).map_err(SnapshotError::io("open", &target))?;
+            let from = open_below(self.below, &target, OFlags::empty())
+                .map_err(SnapshotError::io("open", &target))?;
             let mut input = fs::File::from(from);
-            let mut output = fs::File::create_new(&copy).map_err(SnapshotError::std("create", &copy))?;
+            let mut output =
+                fs::File::create_new(&copy).map_err(SnapshotError::std("create", &copy))?;
             io::copy(&mut input, &mut output).map_err(SnapshotError::std("copy", &copy))?;
             dress(input.as_fd(), &stat, &copy)?;
-            rustix::fs::futimens(&output, &times(&stat)).map_err(SnapshotError::io("set times of", &copy))?;
+            rustix::fs::futimens(&output, &times(&stat))
+                .map_err(SnapshotError::io("set times of", &copy))?;
         }
         let Some(name) = link.path.file_name() else {
             return Err(missing(self.layer, link));
         };
         let parent = link.path.parent().unwrap_or(Path::new(""));
-        let place = self.places.get(parent).map_or(parent, PathBuf::as_path).join(name);
+        let place = self
+            .places
+            .get(parent)
+            .map_or(parent, PathBuf::as_path)
+            .join(name);
         let path = self.target.join(place);
         fs::hard_link(&copy, &path).map_err(SnapshotError::std("link", path))
     }
@@ -269,8 +312,10 @@ fn is_directory(path: &Path) -> bool {
 
 /// Owner, mode and attributes of `source` for `target`, in the order in which none undoes another.
 fn dress(source: BorrowedFd<'_>, stat: &Stat, target: &Path) -> Result<(), SnapshotError> {
-    std::os::unix::fs::lchown(target, Some(stat.st_uid), Some(stat.st_gid)).map_err(SnapshotError::std("chown", target))?;
-    rustix::fs::chmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777)).map_err(SnapshotError::io("chmod", target))?;
+    std::os::unix::fs::lchown(target, Some(stat.st_uid), Some(stat.st_gid))
+        .map_err(SnapshotError::std("chown", target))?;
+    rustix::fs::chmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777))
+        .map_err(SnapshotError::io("chmod", target))?;
     for (name, value) in xattrs(source).map_err(SnapshotError::io("list attributes of", target))? {
         let name = std::ffi::OsStr::from_bytes(&name);
         rustix::fs::lsetxattr(target, name, &value, XattrFlags::empty())

@@ -20,12 +20,19 @@ pub(crate) fn usage(upper: &Path) -> Result<Usage, SnapshotError> {
     while let Some(directory) = stack.pop() {
         let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && directory != upper => continue,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && directory != upper => {
+                continue;
+            }
             Err(error) => return Err(SnapshotError::std("list", &directory)(error)),
         };
         for entry in entries.flatten() {
-            let Ok(metadata) = entry.metadata() else { continue };
-            if metadata.nlink() > 1 && !metadata.is_dir() && !seen.insert((metadata.dev(), metadata.ino())) {
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
+            if metadata.nlink() > 1
+                && !metadata.is_dir()
+                && !seen.insert((metadata.dev(), metadata.ino()))
+            {
                 continue;
             }
             usage.inodes += 1;
@@ -45,11 +52,14 @@ pub(crate) fn diff(upper: &Path, below: BorrowedFd<'_>) -> Result<Vec<Change>, S
     let mut stack = vec![PathBuf::new()];
     while let Some(directory) = stack.pop() {
         let path = upper.join(&directory);
-        let entries: Vec<_> =
-            fs::read_dir(&path).and_then(Iterator::collect).map_err(SnapshotError::std("list", &path))?;
+        let entries: Vec<_> = fs::read_dir(&path)
+            .and_then(Iterator::collect)
+            .map_err(SnapshotError::std("list", &path))?;
         for entry in entries {
             let name = directory.join(entry.file_name());
-            let Ok(metadata) = entry.metadata() else { continue };
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
             let was = exists(below, &name).map_err(SnapshotError::io("look below at", &name))?;
             let gone = metadata.file_type().is_char_device() && metadata.rdev() == 0;
             let kind = match (gone, was) {
@@ -64,16 +74,25 @@ pub(crate) fn diff(upper: &Path, below: BorrowedFd<'_>) -> Result<Vec<Change>, S
                 }
                 stack.push(name.clone());
             }
-            all.push(Change { path: Path::new("/").join(name), kind });
+            all.push(Change {
+                path: Path::new("/").join(name),
+                kind,
+            });
         }
     }
-    all.sort_by(|a, b| a.path.as_os_str().as_bytes().cmp(b.path.as_os_str().as_bytes()));
+    all.sort_by(|a, b| {
+        a.path
+            .as_os_str()
+            .as_bytes()
+            .cmp(b.path.as_os_str().as_bytes())
+    });
     Ok(all)
 }
 
 fn is_opaque(path: &Path) -> bool {
     let mut value = [0u8; 4];
-    rustix::fs::lgetxattr(path, "trusted.overlay.opaque", &mut value[..]).is_ok_and(|length| &value[..length] == b"y")
+    rustix::fs::lgetxattr(path, "trusted.overlay.opaque", &mut value[..])
+        .is_ok_and(|length| &value[..length] == b"y")
 }
 
 /// Entries of an opaque directory that are below and no longer there.
@@ -92,7 +111,10 @@ fn deleted_beneath(
         let entry = entry.map_err(failed)?;
         let file = std::ffi::OsStr::from_bytes(entry.file_name().to_bytes());
         if file != "." && file != ".." && fs::symlink_metadata(path.join(file)).is_err() {
-            all.push(Change { path: Path::new("/").join(name).join(file), kind: ChangeKind::Deleted });
+            all.push(Change {
+                path: Path::new("/").join(name).join(file),
+                kind: ChangeKind::Deleted,
+            });
         }
     }
     Ok(())
@@ -104,7 +126,10 @@ fn exists(below: BorrowedFd<'_>, path: &Path) -> rustix::io::Result<Option<bool>
     match rustix::fs::openat2(below, path, flags, Mode::empty(), ResolveFlags::BENEATH) {
         Ok(fd) => {
             let stat = rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)?;
-            Ok(Some(rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Directory))
+            Ok(Some(
+                rustix::fs::FileType::from_raw_mode(stat.st_mode)
+                    == rustix::fs::FileType::Directory,
+            ))
         }
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(None),
         Err(errno) => Err(errno),

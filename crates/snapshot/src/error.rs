@@ -33,7 +33,9 @@ pub enum SnapshotError {
         source: kekkai_archive::ArchiveError,
     },
     /// A hard link of a layer points to a file that neither it nor its parents have.
-    #[error("layer {layer}: hard link {path:?} to {target:?}: no such file in the layer or below it")]
+    #[error(
+        "layer {layer}: hard link {path:?} to {target:?}: no such file in the layer or below it"
+    )]
     MissingLink {
         /// The layer.
         layer: DiffId,
@@ -75,14 +77,28 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    pub(crate) fn io(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(rustix::io::Errno) -> Self {
+    pub(crate) fn io(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(rustix::io::Errno) -> Self {
         let path = path.into();
-        move |errno| Self::Io { operation, path, source: errno.into() }
+        move |errno| Self::Io {
+            operation,
+            path,
+            source: errno.into(),
+        }
     }
 
-    pub(crate) fn std(operation: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn std(
+        operation: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { operation, path, source }
+        move |source| Self::Io {
+            operation,
+            path,
+            source,
+        }
     }
 }
 

@@ -73,7 +73,11 @@ fn unescape(text: &str) -> Option<PathBuf> {
 impl Layer {
     pub(crate) fn new(diff_id: DiffId, applied: Applied) -> Self {
         Self {
-            info: LayerInfo { diff_id, size: applied.size, entries: applied.entries },
+            info: LayerInfo {
+                diff_id,
+                size: applied.size,
+                entries: applied.entries,
+            },
             root: applied.root,
             implied: applied.implied,
             missing_links: applied.missing_links,
@@ -94,30 +98,62 @@ impl Layer {
             entries: self.info.entries,
             root: self.root,
             implied: self.implied.iter().map(|path| escape(path)).collect(),
-            missing_links: self.missing_links.iter().map(|link| (escape(&link.path), escape(&link.target))).collect(),
+            missing_links: self
+                .missing_links
+                .iter()
+                .map(|link| (escape(&link.path), escape(&link.target)))
+                .collect(),
         };
-        let failed = |source| SnapshotError::Io { operation: "write", path: path.to_owned(), source };
+        let failed = |source| SnapshotError::Io {
+            operation: "write",
+            path: path.to_owned(),
+            source,
+        };
         let text = serde_json::to_vec(&document).map_err(|e| failed(e.into()))?;
-        fs::File::create_new(path).and_then(|mut file| file.write_all(&text)).map_err(failed)
+        fs::File::create_new(path)
+            .and_then(|mut file| file.write_all(&text))
+            .map_err(failed)
     }
 
     /// Reads the document of a published layer.
     pub(crate) fn read(path: &Path) -> Result<Self, SnapshotError> {
-        let damaged = |message: String| SnapshotError::Damaged { path: path.to_owned(), message };
+        let damaged = |message: String| SnapshotError::Damaged {
+            path: path.to_owned(),
+            message,
+        };
         let text = fs::read(path).map_err(|e| damaged(e.to_string()))?;
-        let document: Document = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+        let document: Document =
+            serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
         if document.version != VERSION {
-            return Err(damaged(format!("version {} is not known", document.version)));
+            return Err(damaged(format!(
+                "version {} is not known",
+                document.version
+            )));
         }
-        let path_of = |text: &String| unescape(text).ok_or_else(|| damaged("a path is not escaped".to_owned()));
+        let path_of = |text: &String| {
+            unescape(text).ok_or_else(|| damaged("a path is not escaped".to_owned()))
+        };
         Ok(Self {
-            info: LayerInfo { diff_id: document.diff_id, size: document.size, entries: document.entries },
+            info: LayerInfo {
+                diff_id: document.diff_id,
+                size: document.size,
+                entries: document.entries,
+            },
             root: document.root,
-            implied: document.implied.iter().map(path_of).collect::<Result<_, _>>()?,
+            implied: document
+                .implied
+                .iter()
+                .map(path_of)
+                .collect::<Result<_, _>>()?,
             missing_links: document
                 .missing_links
                 .iter()
-                .map(|(path, target)| Ok(MissingLink { path: path_of(path)?, target: path_of(target)? }))
+                .map(|(path, target)| {
+                    Ok(MissingLink {
+                        path: path_of(path)?,
+                        target: path_of(target)?,
+                    })
+                })
                 .collect::<Result<_, SnapshotError>>()?,
         })
     }
@@ -132,15 +168,25 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let odd = PathBuf::from(OsString::from_vec(b"a%/\xff b".to_vec()));
         let layer = Layer {
-            info: LayerInfo { diff_id: format!("sha256:{}", "1".repeat(64)).parse().unwrap(), size: 5, entries: 2 },
+            info: LayerInfo {
+                diff_id: format!("sha256:{}", "1".repeat(64)).parse().unwrap(),
+                size: 5,
+                entries: 2,
+            },
             root: true,
             implied: vec![odd.clone()],
-            missing_links: vec![MissingLink { path: odd.clone(), target: "t".into() }],
+            missing_links: vec![MissingLink {
+                path: odd.clone(),
+                target: "t".into(),
+            }],
         };
         let path = directory.path().join("layer.json");
         layer.write(&path).unwrap();
         assert_eq!(Layer::read(&path).unwrap(), layer);
         fs::write(&path, "").unwrap();
-        assert!(matches!(Layer::read(&path), Err(SnapshotError::Damaged { .. })));
+        assert!(matches!(
+            Layer::read(&path),
+            Err(SnapshotError::Damaged { .. })
+        ));
     }
 }

@@ -99,7 +99,11 @@ pub trait Snapshotter: Send + Sync + Debug {
 
     /// Unpacks a layer's uncompressed tar stream and verifies its digest. Not visible until [`Snapshotter::publish`].
     /// The stream is read in large pieces, in another thread.
-    fn stage(&self, expected: &DiffId, tar: &mut (dyn Read + Send)) -> Result<StagedLayer, SnapshotError>;
+    fn stage(
+        &self,
+        expected: &DiffId,
+        tar: &mut (dyn Read + Send),
+    ) -> Result<StagedLayer, SnapshotError>;
 
     /// Makes staged layers durable and visible, with one sync for all. One that was published meanwhile is thrown away.
     fn publish(&self, layers: Vec<StagedLayer>) -> Result<(), SnapshotError>;
@@ -114,10 +118,20 @@ pub trait Snapshotter: Send + Sync + Debug {
     fn discard(&self, path: &Path) -> Result<(), SnapshotError>;
 
     /// Makes the writable snapshot `key` (a container id) over `layers`, lowest first.
-    fn prepare(&self, key: &str, layers: &[DiffId], volatile: bool) -> Result<OverlayMount, SnapshotError>;
+    fn prepare(
+        &self,
+        key: &str,
+        layers: &[DiffId],
+        volatile: bool,
+    ) -> Result<OverlayMount, SnapshotError>;
 
     /// Recalls after a restart of the daemon a snapshot that an earlier process prepared.
-    fn adopt(&self, key: &str, layers: &[DiffId], volatile: bool) -> Result<OverlayMount, SnapshotError>;
+    fn adopt(
+        &self,
+        key: &str,
+        layers: &[DiffId],
+        volatile: bool,
+    ) -> Result<OverlayMount, SnapshotError>;
 
     /// What to mount for `key`.
     fn mounts(&self, key: &str) -> Result<OverlayMount, SnapshotError>;

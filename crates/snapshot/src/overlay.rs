@@ -25,7 +25,10 @@ use rustix::io::Errno;
 
 use crate::layer::Layer;
 use crate::trash::Trash;
-use crate::{Change, LayerInfo, OverlayMount, SnapshotError, Snapshotter, StagedLayer, Usage, ahead, chain, changes};
+use crate::{
+    Change, LayerInfo, OverlayMount, SnapshotError, Snapshotter, StagedLayer, Usage, ahead, chain,
+    changes,
+};
 
 /// Most layers of one mount, as overlayfs has it.
 const MAX_LAYERS: usize = 500;
@@ -82,16 +85,24 @@ impl Drop for StageDirectory {
 }
 
 fn c_string(path: &Path) -> Result<CString, SnapshotError> {
-    CString::new(path.as_os_str().to_owned().into_vec()).map_err(|_| SnapshotError::io("name", path)(Errno::INVAL))
+    CString::new(path.as_os_str().to_owned().into_vec())
+        .map_err(|_| SnapshotError::io("name", path)(Errno::INVAL))
 }
 
 pub(crate) fn make_directory(path: &Path, mode: u32) -> Result<(), SnapshotError> {
-    fs::DirBuilder::new().mode(mode).create(path).map_err(SnapshotError::std("create", path))
+    fs::DirBuilder::new()
+        .mode(mode)
+        .create(path)
+        .map_err(SnapshotError::std("create", path))
 }
 
 pub(crate) fn open_directory(path: &Path) -> Result<OwnedFd, SnapshotError> {
-    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(SnapshotError::io("open", path))
+    rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(SnapshotError::io("open", path))
 }
 
 /// Mounts directories over each other, read-only and detached; `lower` is topmost first.
@@ -101,7 +112,8 @@ pub(crate) fn mount_read_only(lower: &[PathBuf], empty: &Path) -> Result<OwnedFd
     let mount = || -> Result<OwnedFd, Errno> {
         let context = FsContext::open(c"overlay")?;
         let set = |path: &Path| -> Result<(), Errno> {
-            let text = CString::new(path.as_os_str().to_owned().into_vec()).map_err(|_| Errno::INVAL)?;
+            let text =
+                CString::new(path.as_os_str().to_owned().into_vec()).map_err(|_| Errno::INVAL)?;
             context.set("lowerdir+", &text)
         };
         for path in lower {
@@ -154,7 +166,9 @@ impl OverlaySnapshotter {
 
     fn read_layers(&self) -> Result<(), SnapshotError> {
         let list = SnapshotError::std("list", &self.layers_path);
-        let entries: Vec<_> = fs::read_dir(&self.layers_path).and_then(Iterator::collect).map_err(list)?;
+        let entries: Vec<_> = fs::read_dir(&self.layers_path)
+            .and_then(Iterator::collect)
+            .map_err(list)?;
         let mut state = self.state();
         for entry in entries {
             let (name, path) = (entry.file_name(), entry.path());
@@ -162,13 +176,18 @@ impl OverlaySnapshotter {
             if name == ".empty" {
                 continue;
             }
-            if let Some(chain) = name.strip_prefix("chain-").and_then(|hex| format!("sha256:{hex}").parse().ok()) {
+            if let Some(chain) = name
+                .strip_prefix("chain-")
+                .and_then(|hex| format!("sha256:{hex}").parse().ok())
+            {
                 state.chains.insert(chain);
                 continue;
             }
             match Layer::read(&path.join("layer.json")) {
                 Ok(layer) if layer.info.diff_id.0.hex() == name => {
-                    state.layers.insert(layer.info.diff_id.clone(), Arc::new(layer));
+                    state
+                        .layers
+                        .insert(layer.info.diff_id.clone(), Arc::new(layer));
                 }
                 _ => self.trash.throw(&path)?,
             }
@@ -181,7 +200,12 @@ impl OverlaySnapshotter {
             let number = self.next_stage.fetch_add(1, Ordering::Relaxed);
             let path = self.layers_path.join(format!(".stage-{number}"));
             match fs::DirBuilder::new().mode(0o700).create(&path) {
-                Ok(()) => return Ok(StageDirectory { path, trash: Arc::clone(&self.trash) }),
+                Ok(()) => {
+                    return Ok(StageDirectory {
+                        path,
+                        trash: Arc::clone(&self.trash),
+                    });
+                }
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(SnapshotError::std("create", path)(error)),
             }
@@ -193,7 +217,9 @@ impl OverlaySnapshotter {
     }
 
     fn chain_path(&self, chain: &ChainId) -> PathBuf {
-        self.layers_path.join(format!("chain-{}", chain.0.hex())).join("fs")
+        self.layers_path
+            .join(format!("chain-{}", chain.0.hex()))
+            .join("fs")
     }
 
     /// The directories of a chain, topmost first.
@@ -204,8 +230,15 @@ impl OverlaySnapshotter {
         let state = self.state();
         let mut lower: Vec<PathBuf> = Vec::with_capacity(layers.len());
         for (at, id) in layers.iter().enumerate() {
-            let layer = state.layers.get(id).ok_or_else(|| SnapshotError::NoLayer(id.clone()))?;
-            let chain = if layer.leans() { ChainId::of(&layers[..=at], Sha256::raw) } else { None };
+            let layer = state
+                .layers
+                .get(id)
+                .ok_or_else(|| SnapshotError::NoLayer(id.clone()))?;
+            let chain = if layer.leans() {
+                ChainId::of(&layers[..=at], Sha256::raw)
+            } else {
+                None
+            };
             lower.push(match chain.filter(|chain| state.chains.contains(chain)) {
                 Some(chain) => self.chain_path(&chain),
                 None => self.layer_path(id),
@@ -270,12 +303,17 @@ impl OverlaySnapshotter {
     fn dress_root(&self, upper: &Path, layers: &[DiffId]) -> Result<(), SnapshotError> {
         let source = {
             let state = self.state();
-            layers.iter().rev().find(|id| state.layers.get(*id).is_some_and(|layer| layer.root)).cloned()
+            layers
+                .iter()
+                .rev()
+                .find(|id| state.layers.get(*id).is_some_and(|layer| layer.root))
+                .cloned()
         };
         let Some(source) = source else {
             return Ok(());
         };
-        let metadata = fs::metadata(self.layer_path(&source)).map_err(SnapshotError::std("stat", upper))?;
+        let metadata =
+            fs::metadata(self.layer_path(&source)).map_err(SnapshotError::std("stat", upper))?;
         if (metadata.uid(), metadata.gid()) != (0, 0) {
             std::os::unix::fs::chown(upper, Some(metadata.uid()), Some(metadata.gid()))
                 .map_err(SnapshotError::std("chown", upper))?;
@@ -290,10 +328,17 @@ impl OverlaySnapshotter {
 
 impl Snapshotter for OverlaySnapshotter {
     fn layer(&self, layer: &DiffId) -> Option<LayerInfo> {
-        self.state().layers.get(layer).map(|layer| layer.info.clone())
+        self.state()
+            .layers
+            .get(layer)
+            .map(|layer| layer.info.clone())
     }
 
-    fn stage(&self, expected: &DiffId, tar: &mut (dyn Read + Send)) -> Result<StagedLayer, SnapshotError> {
+    fn stage(
+        &self,
+        expected: &DiffId,
+        tar: &mut (dyn Read + Send),
+    ) -> Result<StagedLayer, SnapshotError> {
         let stage = self.stage_directory()?;
         let root = stage.path.join("fs");
         make_directory(&root, 0o755)?;
@@ -311,13 +356,22 @@ impl Snapshotter for OverlaySnapshotter {
         })?;
         let applied = applied.map_err(|source| SnapshotError::Unpack { source })?;
         // Without a digest the stream broke, and unpacking has failed above.
-        let actual = DiffId(digest.ok_or(SnapshotError::Unpack { source: kekkai_archive::ArchiveError::Truncated })?);
+        let actual = DiffId(digest.ok_or(SnapshotError::Unpack {
+            source: kekkai_archive::ArchiveError::Truncated,
+        })?);
         if actual != *expected {
-            return Err(SnapshotError::WrongDiffId { expected: expected.clone(), actual });
+            return Err(SnapshotError::WrongDiffId {
+                expected: expected.clone(),
+                actual,
+            });
         }
         let layer = Layer::new(actual, applied);
         layer.write(&stage.path.join("layer.json"))?;
-        Ok(StagedLayer { info: layer.info.clone(), layer, directory: stage })
+        Ok(StagedLayer {
+            info: layer.info.clone(),
+            layer,
+            directory: stage,
+        })
     }
 
     fn publish(&self, layers: Vec<StagedLayer>) -> Result<(), SnapshotError> {
@@ -333,7 +387,10 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn assemble(&self, layers: &[DiffId]) -> Result<Option<ChainId>, SnapshotError> {
-        let _one = self.assembling.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self
+            .assembling
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut made = false;
         for at in 1..layers.len() {
             let layer = self.state().layers.get(&layers[at]).cloned();
@@ -341,7 +398,9 @@ impl Snapshotter for OverlaySnapshotter {
             if !layer.leans() {
                 continue;
             }
-            let Some(chain) = ChainId::of(&layers[..=at], Sha256::raw) else { continue };
+            let Some(chain) = ChainId::of(&layers[..=at], Sha256::raw) else {
+                continue;
+            };
             if self.state().chains.contains(&chain) {
                 continue;
             }
@@ -352,13 +411,20 @@ impl Snapshotter for OverlaySnapshotter {
             let stage = self.stage_directory()?;
             let target = stage.path.join("fs");
             make_directory(&target, 0o755)?;
-            chain::apply_over(&layer, &self.layer_path(&layers[at]), below.as_fd(), &target)?;
+            chain::apply_over(
+                &layer,
+                &self.layer_path(&layers[at]),
+                below.as_fd(),
+                &target,
+            )?;
             self.sync()?;
             self.rename_stage(&stage, &format!("chain-{}", chain.0.hex()))?;
             self.state().chains.insert(chain);
             made = true;
         }
-        if let Some(layer) = layers.first().and_then(|id| self.state().layers.get(id).cloned())
+        if let Some(layer) = layers
+            .first()
+            .and_then(|id| self.state().layers.get(id).cloned())
             && let Some(link) = layer.missing_links.first()
         {
             return Err(chain::missing(&layer, link));
@@ -370,13 +436,20 @@ impl Snapshotter for OverlaySnapshotter {
     }
 
     fn retain_layers(&self, keep: &[Vec<DiffId>]) -> Result<u64, SnapshotError> {
-        let _one = self.assembling.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self
+            .assembling
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut layers = HashSet::new();
         let mut chains = HashSet::new();
         for image in keep {
             for at in 0..image.len() {
                 layers.insert(image[at].clone());
-                let leans = self.state().layers.get(&image[at]).is_some_and(|layer| layer.leans());
+                let leans = self
+                    .state()
+                    .layers
+                    .get(&image[at])
+                    .is_some_and(|layer| layer.leans());
                 if leans && let Some(chain) = ChainId::of(&image[..=at], Sha256::raw) {
                     chains.insert(chain);
                 }
@@ -411,7 +484,12 @@ impl Snapshotter for OverlaySnapshotter {
         self.trash.throw(path)
     }
 
-    fn prepare(&self, key: &str, layers: &[DiffId], volatile: bool) -> Result<OverlayMount, SnapshotError> {
+    fn prepare(
+        &self,
+        key: &str,
+        layers: &[DiffId],
+        volatile: bool,
+    ) -> Result<OverlayMount, SnapshotError> {
         let lower = self.lower_of_snapshot(layers)?;
         let path = self.snapshot_path(key)?;
         match fs::DirBuilder::new().mode(0o710).create(&path) {
@@ -431,13 +509,23 @@ impl Snapshotter for OverlaySnapshotter {
             self.trash.throw(&path)?;
             return Err(error);
         }
-        let snapshot = Snapshot { lower, volatile, work: 0, used: false };
+        let snapshot = Snapshot {
+            lower,
+            volatile,
+            work: 0,
+            used: false,
+        };
         let mount = self.mount_of(key, &snapshot);
         self.state().snapshots.insert(key.to_owned(), snapshot);
         Ok(mount)
     }
 
-    fn adopt(&self, key: &str, layers: &[DiffId], volatile: bool) -> Result<OverlayMount, SnapshotError> {
+    fn adopt(
+        &self,
+        key: &str,
+        layers: &[DiffId],
+        volatile: bool,
+    ) -> Result<OverlayMount, SnapshotError> {
         let path = self.snapshot_path(key)?;
         let lower = self.lower_of_snapshot(layers)?;
         let entries: Vec<_> = fs::read_dir(&path)
@@ -446,9 +534,21 @@ impl Snapshotter for OverlaySnapshotter {
                 io::ErrorKind::NotFound => SnapshotError::NoSnapshot(key.to_owned()),
                 _ => SnapshotError::std("list", &path)(error),
             })?;
-        let number = |entry: &fs::DirEntry| entry.file_name().to_str()?.strip_prefix("work-")?.parse::<u64>().ok();
+        let number = |entry: &fs::DirEntry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_prefix("work-")?
+                .parse::<u64>()
+                .ok()
+        };
         let work = entries.iter().filter_map(number).max().unwrap_or(0);
-        let snapshot = Snapshot { lower, volatile, work, used: true };
+        let snapshot = Snapshot {
+            lower,
+            volatile,
+            work,
+            used: true,
+        };
         let mount = self.mount_of(key, &snapshot);
         self.state().snapshots.insert(key.to_owned(), snapshot);
         Ok(mount)
@@ -456,29 +556,45 @@ impl Snapshotter for OverlaySnapshotter {
 
     fn mounts(&self, key: &str) -> Result<OverlayMount, SnapshotError> {
         let state = self.state();
-        let snapshot = state.snapshots.get(key).ok_or_else(|| SnapshotError::NoSnapshot(key.to_owned()))?;
+        let snapshot = state
+            .snapshots
+            .get(key)
+            .ok_or_else(|| SnapshotError::NoSnapshot(key.to_owned()))?;
         Ok(self.mount_of(key, snapshot))
     }
 
     fn fresh_work(&self, key: &str) -> Result<OverlayMount, SnapshotError> {
         let mut state = self.state();
-        let snapshot = state.snapshots.get_mut(key).ok_or_else(|| SnapshotError::NoSnapshot(key.to_owned()))?;
+        let snapshot = state
+            .snapshots
+            .get_mut(key)
+            .ok_or_else(|| SnapshotError::NoSnapshot(key.to_owned()))?;
         if !snapshot.used {
             snapshot.used = true;
             return Ok(self.mount_of(key, snapshot));
         }
         let path = self.snapshots_path.join(key);
         make_directory(&path.join(format!("work-{}", snapshot.work + 1)), 0o700)?;
-        self.trash.throw(&path.join(format!("work-{}", snapshot.work)))?;
+        self.trash
+            .throw(&path.join(format!("work-{}", snapshot.work)))?;
         snapshot.work += 1;
         Ok(self.mount_of(key, snapshot))
     }
 
     fn mount_detached(&self, key: &str) -> Result<OwnedFd, SnapshotError> {
         let mount = self.fresh_work(key)?;
-        let lower: Vec<CString> = mount.lower.iter().map(|path| c_string(path)).collect::<Result<_, _>>()?;
-        kekkai_sys::mount::overlay(&lower, &c_string(&mount.upper)?, &c_string(&mount.work)?, mount.volatile)
-            .map_err(|(errno, _)| SnapshotError::io("mount overlay over", &mount.upper)(errno))
+        let lower: Vec<CString> = mount
+            .lower
+            .iter()
+            .map(|path| c_string(path))
+            .collect::<Result<_, _>>()?;
+        kekkai_sys::mount::overlay(
+            &lower,
+            &c_string(&mount.upper)?,
+            &c_string(&mount.work)?,
+            mount.volatile,
+        )
+        .map_err(|(errno, _)| SnapshotError::io("mount overlay over", &mount.upper)(errno))
     }
 
     fn mount_layers(&self, layers: &[DiffId]) -> Result<OwnedFd, SnapshotError> {
@@ -493,7 +609,9 @@ impl Snapshotter for OverlaySnapshotter {
 
     fn retain(&self, keep: &dyn Fn(&str) -> bool) -> Result<(), SnapshotError> {
         let list = SnapshotError::std("list", &self.snapshots_path);
-        let entries: Vec<_> = fs::read_dir(&self.snapshots_path).and_then(Iterator::collect).map_err(list)?;
+        let entries: Vec<_> = fs::read_dir(&self.snapshots_path)
+            .and_then(Iterator::collect)
+            .map_err(list)?;
         for entry in entries {
             let name = entry.file_name();
             if !name.to_str().is_some_and(keep) {

@@ -43,8 +43,14 @@ impl Trash {
             .spawn(move || empty(&directory, &woken))
             .map_err(SnapshotError::std("start a thread for", &path))?;
         // So that names differ from those of an earlier process.
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let trash = Self { path, next: AtomicU64::new(u64::try_from(since.as_nanos()).unwrap_or(0)), wake };
+        let since = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
+        let trash = Self {
+            path,
+            next: AtomicU64::new(u64::try_from(since.as_nanos()).unwrap_or(0)),
+            wake,
+        };
         trash.wake();
         Ok(trash)
     }
@@ -57,7 +63,9 @@ impl Trash {
     /// Takes `path` away. That it is not there is fine.
     pub(crate) fn throw(&self, path: &Path) -> Result<(), SnapshotError> {
         loop {
-            let target = self.path.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+            let target = self
+                .path
+                .join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
             match rustix::fs::renameat_with(CWD, path, CWD, &target, RenameFlags::NOREPLACE) {
                 Ok(()) => {
                     self.wake();
@@ -84,7 +92,11 @@ fn empty(path: &Path, woken: &mpsc::Receiver<()>) {
 }
 
 fn empty_once(path: &Path) -> rustix::io::Result<()> {
-    let directory = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let directory = rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
     let Ok(entries) = fs::read_dir(path) else {
         return Ok(());
     };
