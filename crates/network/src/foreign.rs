@@ -9,7 +9,8 @@
 
 use crate::error::NetworkError;
 use crate::netlink::Socket;
-use crate::netlink::nft::{Chain, Direction, Rule, Transaction, iptables_accept};
+use crate::netlink::nft::{Direction, Transaction, iptables_accept};
+use crate::netlink::nft_read::{Chain, Rule};
 
 const TABLE: &str = "filter";
 const FORWARD: &str = "FORWARD";

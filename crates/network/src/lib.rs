@@ -24,6 +24,7 @@ mod foreign;
 mod ipam;
 mod model;
 mod netlink;
+mod netns;
 mod networks;
 mod pool;
 mod ports;

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::error::NetworkError;
 use crate::ipam::interface_address;
-use crate::netlink::nft::{NEWGEN, generation_pid};
+use crate::netlink::nft_read::{NEWGEN, generation_pid};
 use crate::netlink::route::{RTM_DELLINK, parse_link};
 use crate::netlink::{Socket, messages};
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod conntrack;
 pub(crate) mod nft;
+pub(crate) mod nft_read;
 pub(crate) mod route;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

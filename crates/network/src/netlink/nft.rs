@@ -1,34 +1,26 @@
-//! nf_tables over `NETLINK_NETFILTER`: tables, chains, rules, maps, and reading those of others.
+//! Changing nf_tables over `NETLINK_NETFILTER`: tables, chains, rules, sets and maps.
 //!
 //! Changes go in one batch between `BATCH_BEGIN` and `BATCH_END`: the kernel applies all or none, and no packet sees half.
 
-use super::{Batch, Failure, Message, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, Socket};
-use super::{attribute, attributes, be32, text};
+use super::{Batch, Failure, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, Socket};
 
-const SUBSYSTEM: u16 = 10 << 8;
+pub(super) const SUBSYSTEM: u16 = 10 << 8;
 const NEWTABLE: u16 = SUBSYSTEM;
 const DELTABLE: u16 = SUBSYSTEM | 2;
 const NEWCHAIN: u16 = SUBSYSTEM | 3;
-const GETCHAIN: u16 = SUBSYSTEM | 4;
 const NEWRULE: u16 = SUBSYSTEM | 6;
-const GETRULE: u16 = SUBSYSTEM | 7;
 const DELRULE: u16 = SUBSYSTEM | 8;
 const NEWSET: u16 = SUBSYSTEM | 9;
 const NEWSETELEM: u16 = SUBSYSTEM | 12;
-#[cfg(test)]
-const GETSETELEM: u16 = SUBSYSTEM | 13;
 const DELSETELEM: u16 = SUBSYSTEM | 14;
-/// An event: somebody's batch was applied.
-pub(crate) const NEWGEN: u16 = SUBSYSTEM | 15;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// `NFNL_SUBSYS_NFTABLES` as the batch's resource.
 const RESOURCE: [u8; 2] = 10u16.to_be_bytes();
-const NFPROTO_IPV4: u8 = 2;
+pub(super) const NFPROTO_IPV4: u8 = 2;
 const NESTED_LIST: u16 = 1;
 
 const SET_TABLE: u16 = 1;
-const CHAIN_FILTER_HOOK: u16 = 4;
 
 /// Elements in one message; its list has a length of 16 bits.
 const MAX_ELEMENTS: usize = 400;
@@ -43,7 +35,7 @@ pub(crate) enum Hook {
 }
 
 impl Hook {
-    fn number(self) -> u32 {
+    pub(super) fn number(self) -> u32 {
         match self {
             Hook::Prerouting => 0,
             Hook::Forward => 2,
@@ -63,7 +55,7 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    fn code(&self) -> u32 {
+    pub(super) fn code(&self) -> u32 {
         match self {
             Verdict::Drop => 0,
             Verdict::Accept => 1,
@@ -182,7 +174,7 @@ pub(crate) struct Transaction {
     sets: u32,
 }
 
-fn nfgen(family: u8, resource: [u8; 2]) -> [u8; 4] {
+pub(super) fn nfgen(family: u8, resource: [u8; 2]) -> [u8; 4] {
     [family, 0, resource[0], resource[1]]
 }
 
@@ -467,36 +459,6 @@ fn put_lookup(b: &mut Batch, set: &str, flags: u32) {
     b.be32(5, flags);
 }
 
-/// A chain of anybody's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Chain {
-    pub(crate) table: String,
-    pub(crate) name: String,
-    /// The hook's number, for a base chain.
-    pub(crate) hook: Option<u32>,
-    /// Whether what falls out of it is dropped.
-    pub(crate) drops: bool,
-}
-
-impl Chain {
-    /// Whether it is a base chain that sees forwarded packets.
-    pub(crate) fn forwards(&self) -> bool {
-        self.hook == Some(Hook::Forward.number())
-    }
-}
-
-/// A rule of anybody's, as far as we compare it: the names and contents of its expressions.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Rule {
-    pub(crate) handle: u64,
-    /// The interface it accepts everything from or to, if that is all it does.
-    pub(crate) accepts: Option<(Direction, String)>,
-    /// Whether it ends the chain for every packet.
-    pub(crate) unconditional: bool,
-    /// Whether it keeps every packet from going on.
-    pub(crate) blocks: bool,
-}
-
 /// Which of a packet's interfaces is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Direction {
@@ -526,148 +488,4 @@ pub(crate) fn iptables_accept(direction: Direction, interface: &str) -> Vec<Expr
         Expression::Counter,
         Expression::Verdict(Verdict::Accept),
     ]
-}
-
-fn parse_chain(message: Message<'_>) -> Option<Chain> {
-    let list = message.payload.get(4..)?;
-    let hook = attribute(list, CHAIN_FILTER_HOOK)
-        .and_then(|hook| attribute(hook, 1))
-        .and_then(be32);
-    Some(Chain {
-        table: text(attribute(list, 1)?).to_owned(),
-        name: text(attribute(list, 3)?).to_owned(),
-        hook,
-        drops: attribute(list, 5).and_then(be32) == Some(0),
-    })
-}
-
-fn parse_rule(message: Message<'_>) -> Option<Rule> {
-    let list = message.payload.get(4..)?;
-    let handle = u64::from_be_bytes(attribute(list, 3)?.try_into().ok()?);
-    let mut interface = None;
-    let mut direction = None;
-    let mut verdict = None;
-    let mut conditions = 0;
-    let mut others = 0;
-    let mut rejected = false;
-    for (_, expression) in attributes(attribute(list, 4).unwrap_or_default()) {
-        let data = attribute(expression, 2).unwrap_or_default();
-        match text(attribute(expression, 1)?) {
-            "counter" => {}
-            "meta" => {
-                conditions += 1;
-                direction = match attribute(data, 2).and_then(be32) {
-                    Some(META_IIFNAME) => Some(Direction::In),
-                    Some(META_OIFNAME) => Some(Direction::Out),
-                    _ => None,
-                };
-            }
-            "cmp" if attribute(data, 2).and_then(be32) == Some(0) => {
-                conditions += 1;
-                // With its zero byte: without it, it is a prefix (`-i br+`).
-                interface = attribute(data, 3)
-                    .and_then(|d| attribute(d, 1))
-                    .filter(|name| name.contains(&0))
-                    .map(|name| text(name).to_owned());
-            }
-            "immediate" => {
-                let code = attribute(data, 2)
-                    .and_then(|d| attribute(d, 2))
-                    .and_then(|d| attribute(d, 1))
-                    .and_then(be32);
-                verdict = code;
-            }
-            name => {
-                // A target of xtables' is an expression too; its name comes first.
-                let target = attribute(data, 1).map(text);
-                rejected |= name == "reject" || (name == "target" && target == Some("REJECT"));
-                others += 1;
-            }
-        }
-    }
-    let accepts = match (direction, interface) {
-        (Some(direction), Some(interface))
-            if conditions == 2 && others == 0 && verdict == Some(1) =>
-        {
-            Some((direction, interface))
-        }
-        _ => None,
-    };
-    let ends = matches!(verdict, Some(0 | 1)) || verdict == Some(Verdict::Return.code());
-    let rejects = others == 1 && verdict.is_none() && rejected;
-    let unconditional = conditions == 0 && ((others == 0 && ends) || rejects);
-    let blocks = unconditional && (rejects || verdict == Some(Verdict::Drop.code()));
-    Some(Rule {
-        handle,
-        accepts,
-        unconditional,
-        blocks,
-    })
-}
-
-impl Socket {
-    fn list(&mut self, label: &'static str, kind: u16) -> Batch {
-        let mut batch = Batch::new();
-        batch.begin(label, kind, NLM_F_DUMP);
-        batch.raw(&nfgen(NFPROTO_IPV4, [0, 0]));
-        batch
-    }
-
-    /// The chains of family `ip`.
-    pub(crate) fn chains(&mut self) -> Result<Vec<Chain>, Failure> {
-        let mut batch = self.list("list chains", GETCHAIN);
-        batch.end();
-        self.query(&batch, |found: &mut Vec<Chain>, message| {
-            found.extend(parse_chain(message))
-        })
-    }
-
-    /// The rules of a chain, in order.
-    pub(crate) fn rules(&mut self, table: &str, chain: &str) -> Result<Vec<Rule>, Failure> {
-        let mut batch = self.list("list rules", GETRULE);
-        batch.text(1, table);
-        batch.text(2, chain);
-        batch.end();
-        self.query(&batch, |found: &mut Vec<Rule>, message| {
-            found.extend(parse_rule(message))
-        })
-    }
-
-    /// The elements of a set.
-    #[cfg(test)]
-    pub(crate) fn set_elements(&mut self, table: &str, set: &str) -> Result<Vec<Element>, Failure> {
-        let mut batch = self.list("list elements", GETSETELEM);
-        batch.text(1, table);
-        batch.text(2, set);
-        batch.end();
-        self.query(&batch, |found: &mut Vec<Element>, message| {
-            let list = message
-                .payload
-                .get(4..)
-                .and_then(|list| attribute(list, 3))
-                .unwrap_or_default();
-            for (_, element) in attributes(list) {
-                let value = |kind| {
-                    attribute(element, kind)
-                        .and_then(|v| attribute(v, 1))
-                        .map(<[u8]>::to_vec)
-                };
-                if let Some(key) = value(1) {
-                    let interval_end = attribute(element, 3)
-                        .and_then(be32)
-                        .is_some_and(|flags| flags & 1 != 0);
-                    found.push(Element {
-                        key,
-                        data: value(2),
-                        interval_end,
-                    });
-                }
-            }
-        })
-    }
-}
-
-/// The process that applied the batch an event tells of.
-pub(crate) fn generation_pid(message: &Message<'_>) -> Option<u32> {
-    attribute(message.payload.get(4..)?, 2).and_then(be32)
 }
