@@ -41,7 +41,7 @@ fn main() -> Outcome<()> {
     };
     let handler = Arc::new(move |event| {
         if let Event::Exited { target, .. } = event {
-            drop(sender.send((target, Instant::now())));
+            let _ = sender.send((target, Instant::now()));
         }
     });
     let begin = Instant::now();
@@ -91,8 +91,7 @@ impl Rig {
         std::fs::create_dir(&upper)?;
         std::fs::create_dir(&work)?;
         let rootfs = RootfsSource::Overlay { lower: vec![self.root.join("lower")], upper, work, volatile: true };
-        let mut options = PlanOptions::default();
-        options.id = id.to_string();
+        let options = PlanOptions { id: id.to_string(), ..PlanOptions::default() };
         Ok((id, plan_container(&spec, rootfs, &options)?, cgroup))
     }
 

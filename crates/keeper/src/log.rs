@@ -19,3 +19,4 @@ pub use config::{LogConfig, LogContext, LogDriver, LogMode, LogOptionError};
 pub use entry::{LogEntry, LogError, LogQuery};
 pub use reader::LogReader;
 pub use writer::LogWriter;
+pub(crate) use writer::MAX_PART;

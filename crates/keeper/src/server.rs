@@ -8,6 +8,7 @@ mod input;
 mod keeper;
 mod launcher;
 mod links;
+mod pending;
 mod pool;
 mod pump;
 mod requests;

@@ -178,6 +178,22 @@ fn the_daemon_comes_and_goes() {
 }
 
 #[test]
+fn half_a_line_survives_a_crash() {
+    needs_root!();
+    let rig = Rig::new();
+    let options = Options { stdin: StdinMode::Open, ..Options::default() };
+    let container = rig.run("printf 'your name: '; read x; echo hello $x", &options);
+    let target = Target::Container(container.id);
+    let session = rig.attach(target);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let (keeper, ..) = rig.pids();
+    kill(keeper);
+    session.write(b"me\n");
+    assert_eq!(rig.wait(target).status.code(), 0);
+    assert_eq!(rig.log(&container, "hello"), "your name: hello me\n");
+}
+
+#[test]
 fn slow_clients_survive_a_crash() {
     needs_root!();
     let rig = Rig::new();
@@ -190,5 +206,5 @@ fn slow_clients_survive_a_crash() {
     eventually("a new keeper", || (rig.pids().2 == 1).then_some(()));
     let streams = session.read();
     assert_eq!((streams.stdout.len(), streams.error.len()), (3_000_000, 0));
-    assert_eq!(rig.call(Request::List).map(|response| matches!(response, Response::Tasks(_))).unwrap(), true);
+    assert!(matches!(rig.call(Request::List), Ok(Response::Tasks(_))));
 }

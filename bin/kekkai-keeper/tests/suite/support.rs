@@ -166,8 +166,7 @@ impl Rig {
             work: self.work(),
             volatile: true,
         };
-        let mut plan_options = PlanOptions::default();
-        plan_options.id = id.to_string();
+        let plan_options = PlanOptions { id: id.to_string(), ..PlanOptions::default() };
         let plan = plan_container(&spec, rootfs, &plan_options).unwrap();
         let mut log = LogConfig::new(options.driver, self.dir.path().join("logs").join(id.short()));
         (log.max_size, log.max_file, log.compress) = (options.max_size, options.max_file, options.compress);

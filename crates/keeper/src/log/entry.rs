@@ -19,6 +19,17 @@ pub struct LogEntry {
     pub attributes: Vec<(String, String)>,
 }
 
+/// One record on its way into a file.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Line<'a> {
+    pub(crate) stream: Stream,
+    pub(crate) at: UnixNanos,
+    /// The bytes: what an earlier read gave, and what this one did.
+    pub(crate) halves: [&'a [u8]; 2],
+    /// The line goes on: no newline here.
+    pub(crate) partial: bool,
+}
+
 /// Which entries are wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogQuery {

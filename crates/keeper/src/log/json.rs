@@ -4,6 +4,7 @@
 //! those of dockerd's own encoder, which differ from today's `encoding/json`: only `\n` and `\r` have short forms
 //! (a tab is `\u0009`), `<`, `>`, `&`, U+2028 and U+2029 are escaped, and a byte that is no UTF-8 becomes `\ufffd`.
 
+use crate::log::entry::Line;
 use crate::protocol::{Stream, UnixNanos};
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
@@ -180,15 +181,8 @@ pub(crate) fn parse_time(text: &str) -> Option<UnixNanos> {
 }
 
 /// Appends one record. `attributes` is the block of [`encode_attributes`].
-pub(crate) fn append(
-    out: &mut Vec<u8>,
-    time: &mut TimeText,
-    stream: Stream,
-    at: UnixNanos,
-    line: [&[u8]; 2],
-    partial: bool,
-    attributes: &[u8],
-) {
+pub(crate) fn append(out: &mut Vec<u8>, time: &mut TimeText, line: &Line<'_>, attributes: &[u8]) {
+    let Line { stream, at, halves: line, partial } = *line;
     out.extend_from_slice(b"{\"log\":\"");
     if line[0].is_empty() {
         escape_into(out, line[1]);
@@ -263,7 +257,8 @@ mod tests {
     fn whole_record() {
         let attributes = encode_attributes(&[("a".to_owned(), "<1>".to_owned()), ("b".to_owned(), "2".to_owned())]);
         let mut out = Vec::new();
-        append(&mut out, &mut TimeText::default(), Stream::Stderr, 1, [b"\xe7\xb5", b"\x90 x"], false, &attributes);
+        let line = Line { stream: Stream::Stderr, at: 1, halves: [b"\xe7\xb5", b"\x90 x"], partial: false };
+        append(&mut out, &mut TimeText::default(), &line, &attributes);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "{\"log\":\"結 x\\n\",\"stream\":\"stderr\",\"attrs\":{\"a\":\"\\u003c1\\u003e\",\"b\":\"2\"},\

@@ -11,6 +11,7 @@
 //! What must stay true: a record is either whole (both lengths agree, the mark and flags are possible) or not a record;
 //! a file whose magic has another version is not read.
 
+use crate::log::entry::Line;
 use crate::protocol::{Stream, UnixNanos};
 
 /// What every file begins with; the sixth byte is the version.
@@ -25,6 +26,9 @@ pub(crate) const MAX_PAYLOAD: usize = 32 * 1024;
 const MARK: u8 = 0xA7;
 const PARTIAL: u8 = 4;
 const ATTRIBUTES: u8 = 8;
+
+/// Names and values that the log options chose.
+pub(crate) type Attributes = Vec<(String, String)>;
 
 /// A record's head, decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +85,7 @@ pub(crate) fn encode_attributes(attributes: &[(String, String)]) -> Vec<u8> {
 }
 
 /// Attributes and line of a payload whose head says that it has attributes.
-pub(crate) fn split_attributes(payload: &[u8]) -> Option<(Vec<(String, String)>, &[u8])> {
+pub(crate) fn split_attributes(payload: &[u8]) -> Option<(Attributes, &[u8])> {
     let (total, rest) = payload.split_first_chunk::<2>()?;
     let (mut block, line) = rest.split_at_checked(usize::from(u16::from_le_bytes(*total)))?;
     let mut attributes = Vec::new();
@@ -96,7 +100,8 @@ pub(crate) fn split_attributes(payload: &[u8]) -> Option<(Vec<(String, String)>,
 }
 
 /// Appends one record to `out`. `attributes` is the block of [`encode_attributes`].
-pub(crate) fn append(out: &mut Vec<u8>, stream: Stream, at: UnixNanos, line: [&[u8]; 2], partial: bool, attributes: &[u8]) {
+pub(crate) fn append(out: &mut Vec<u8>, line: &Line<'_>, attributes: &[u8]) {
+    let Line { stream, at, halves: line, partial } = *line;
     let length = attributes.len() + line[0].len() + line[1].len();
     let length_bytes = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
     let flags = stream as u8 | if partial { PARTIAL } else { 0 } | if attributes.is_empty() { 0 } else { ATTRIBUTES };
@@ -157,8 +162,9 @@ mod tests {
         let attributes = vec![("a".to_owned(), "1".to_owned()), ("tag".to_owned(), "x y".to_owned())];
         let block = encode_attributes(&attributes);
         let mut out = Vec::new();
-        append(&mut out, Stream::Stderr, 77, [b"hel", b"lo"], true, &block);
-        append(&mut out, Stream::Stdout, 78, [b"", b""], false, &[]);
+        let line = Line { stream: Stream::Stderr, at: 77, halves: [b"hel", b"lo"], partial: true };
+        append(&mut out, &line, &block);
+        append(&mut out, &Line { stream: Stream::Stdout, at: 78, halves: [b"", b""], partial: false }, &[]);
         let Scan::Record(head, payload) = scan(&out) else { panic!("no record") };
         assert_eq!((head.stream, head.partial, head.at), (Stream::Stderr, true, 77));
         assert_eq!(split_attributes(payload).unwrap(), (attributes, &b"hello"[..]));

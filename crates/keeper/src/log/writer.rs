@@ -9,6 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
+use crate::log::entry::Line;
 use crate::log::rotate::{Chore, Rotation, rotate, rotation_of};
 use crate::log::{LogConfig, LogDriver, json, local};
 use crate::protocol::{Stream, UnixNanos};
@@ -226,7 +227,7 @@ impl Batch<'_> {
     }
 
     /// Adds one record; returns its time.
-    fn record(&mut self, stream: Stream, at: Option<UnixNanos>, line: [&[u8]; 2], partial: bool) -> io::Result<UnixNanos> {
+    fn record(&mut self, stream: Stream, at: Option<UnixNanos>, halves: [&[u8]; 2], partial: bool) -> io::Result<UnixNanos> {
         if self.writer.file.is_none() {
             self.writer.open()?;
         }
@@ -240,10 +241,11 @@ impl Batch<'_> {
             self.writer.last = self.now.max(self.writer.last + 1);
             self.writer.last
         });
+        let line = Line { stream, at, halves, partial };
         let LogWriter { config, attributes, time, .. } = &mut *self.writer;
         match config.driver {
-            LogDriver::Local => local::append(self.out, stream, at, line, partial, attributes),
-            LogDriver::JsonFile => json::append(self.out, time, stream, at, line, partial, attributes),
+            LogDriver::Local => local::append(self.out, &line, attributes),
+            LogDriver::JsonFile => json::append(self.out, time, &line, attributes),
             LogDriver::None => {}
         }
         Ok(at)

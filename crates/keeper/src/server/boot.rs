@@ -78,6 +78,7 @@ impl Settings {
     pub(crate) fn clean_up(&self) {
         drop(std::fs::remove_file(self.socket()));
         drop(std::fs::remove_file(self.exec_root.join("keeper.state")));
+        drop(std::fs::remove_file(self.exec_root.join("keeper.pending")));
     }
 }
 
@@ -199,6 +200,9 @@ type Prepared = (Shared, (StateTable, OwnedFd, OwnedFd));
 
 fn prepare(settings: &Settings, ready: &OwnedFd) -> std::io::Result<Prepared> {
     let table = StateTable::open(&settings.exec_root)?;
+    if table.header().is_none() {
+        drop(std::fs::remove_file(settings.exec_root.join("keeper.pending")));
+    }
     table.disown()?;
     let path = settings.socket();
     // The caller holds the lock and has found that nobody listens there.

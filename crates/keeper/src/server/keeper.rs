@@ -18,6 +18,7 @@ use crate::server::boot::Settings;
 use crate::server::chores::Chores;
 use crate::server::guardian::Shared;
 use crate::server::links::Link;
+use crate::server::pending::PendingStore;
 use crate::server::pool::{Launcher, QueuedJob};
 use crate::server::pump::{IoKey, Note, Pump};
 use crate::server::slots::Slots;
@@ -139,7 +140,8 @@ impl Keeper {
         let guardian = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
         let guardian_pidfd = kekkai_sys::pidfd::open(guardian)?;
         let chores = Chores::default();
-        let pump = Pump::new(settings.spill_dir.clone(), chores.clone())?;
+        let pending = PendingStore::open(&settings.exec_root).ok();
+        let pump = Pump::new(settings.spill_dir.clone(), pending, chores.clone())?;
         let state = StateTable::inherit(kekkai_sys::fd::inherited(shared.state)?);
         let keeper = Self {
             generation,

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kekkai_sys::{Errno, fd};
@@ -14,6 +15,7 @@ use rustix::event::epoll;
 
 use crate::failpoint;
 use crate::log::LogWriter;
+use crate::protocol::Stream;
 use crate::server::boot::Settings;
 use crate::server::guardian::Shared;
 use crate::server::keeper::{Keeper, Timer};
@@ -91,7 +93,14 @@ impl Keeper {
         task.devpts = own(fds.devpts);
         task.rootfs = own(fds.rootfs);
         if let Some(log) = task.record.log.clone() {
-            self.pump.command(&io, Command::Log(Box::new(LogWriter::new(log))));
+            let mut log = LogWriter::new(log);
+            for (number, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
+                if let Some(store) = self.pump.pending() {
+                    log.restore_pending(stream, store.load(slot, number));
+                    io.kept.fetch_or(!log.pending(stream).is_empty(), Ordering::Relaxed);
+                }
+            }
+            self.pump.command(&io, Command::Log(Box::new(log)));
         }
         let orphan = phase == Phase::Running && task.pidfd.is_none();
         if orphan {

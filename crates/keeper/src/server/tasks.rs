@@ -8,6 +8,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use kekkai_types::ExitStatus;
@@ -376,6 +377,9 @@ impl Keeper {
         }
         drop(self.state.write_task(slot, None));
         self.index.remove(&task.record.target);
+        if let Some(store) = self.pump.pending().filter(|_| task.io.kept.load(Ordering::Relaxed)) {
+            store.empty(slot);
+        }
         self.pump.retire(&task.io);
     }
 
