@@ -55,9 +55,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         pool: PoolSize { min: 64, max: 64 },
         ..NetworkConfig::default()
     };
-    let service = NetworkService::open(config, &database)?;
     let begin = Instant::now();
+    let service = NetworkService::open(config, &database)?;
+    let opened = begin.elapsed();
     service.adopt(&[])?;
+    println!(
+        "{:<44} {:>12.1} ms, then adopt {:.1} ms",
+        "open",
+        opened.as_secs_f64() * 1e3,
+        (begin.elapsed() - opened).as_secs_f64() * 1e3
+    );
+    let begin = Instant::now();
     settle(&service, 64);
     println!(
         "{:<44} {:>12.1} us each",
