@@ -22,7 +22,7 @@ use crate::{ArchiveError, path_of};
 /// Bytes read at once.
 const READ: usize = 128 * 1024;
 /// Directories open at once.
-const MAX_DEPTH: usize = 1000;
+const MAX_DEPTH: usize = 400;
 
 /// How [`unpack_into`] treats what is there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

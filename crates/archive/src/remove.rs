@@ -3,8 +3,12 @@
 use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
+
+/// Most directories open at once. A deeper one is moved up first: a container can make trees deeper than a process may
+/// have descriptors.
+const DEEPEST: usize = 100;
 
 /// Removes `name` in `parent` and everything beneath it; `unlinked` is called after every unlink (to pause, or count).
 /// Missing is fine. A tree that changes meanwhile gives `ENOTEMPTY`; mounts in it give `EBUSY`.
@@ -32,6 +36,7 @@ pub fn remove_tree(
         return Ok(());
     };
     stack.push((first, name));
+    let mut moved = 0;
     while let Some((directory, _)) = stack.last() {
         let mut below = None;
         // Reopened each time: entries unlinked so far are gone, so the scan starts with what is left.
@@ -60,6 +65,10 @@ pub fn remove_tree(
             }
         }
         if let Some(name) = below {
+            if stack.len() >= DEEPEST {
+                move_up(&stack, &name, &mut moved)?;
+                continue;
+            }
             if let Some(fd) = open(directory.as_fd(), &name)? {
                 stack.push((fd, name));
             }
@@ -74,6 +83,25 @@ pub fn remove_tree(
         }
     }
     Ok(())
+}
+
+/// Moves `name` of the deepest directory to the first one, where it will be met again.
+fn move_up(
+    stack: &[(OwnedFd, CString)],
+    name: &CString,
+    moved: &mut u64,
+) -> rustix::io::Result<()> {
+    let (Some((first, _)), Some((deepest, _))) = (stack.first(), stack.last()) else {
+        return Ok(());
+    };
+    loop {
+        *moved += 1;
+        let target = format!(".kekkai-moved-{moved}");
+        match rustix::fs::renameat_with(deepest, name, first, &target, RenameFlags::NOREPLACE) {
+            Err(Errno::EXIST) => {}
+            outcome => return outcome,
+        }
+    }
 }
 
 fn open(parent: BorrowedFd<'_>, name: &std::ffi::CStr) -> rustix::io::Result<Option<OwnedFd>> {
@@ -114,5 +142,28 @@ mod tests {
         assert_eq!(count, 300 + 5 + 2);
         remove_tree(fd.as_fd(), b"kept", &mut || ()).unwrap();
         assert!(!at("kept").exists());
+    }
+
+    #[test]
+    fn removes_a_tree_deeper_than_descriptors_or_paths_go() {
+        let directory = tempfile::tempdir().unwrap();
+        let fd = rustix::fs::open(
+            directory.path(),
+            OFlags::RDONLY | OFlags::DIRECTORY,
+            Mode::empty(),
+        )
+        .unwrap();
+        let mode = Mode::from_raw_mode(0o755);
+        rustix::fs::mkdirat(&fd, "deep", mode).unwrap();
+        let mut at = open(fd.as_fd(), c"deep").unwrap().unwrap();
+        for _ in 0..700 {
+            rustix::fs::mkdirat(&at, "directory", mode).unwrap();
+            rustix::fs::openat(&at, "file", OFlags::CREATE | OFlags::WRONLY, mode).unwrap();
+            at = open(at.as_fd(), c"directory").unwrap().unwrap();
+        }
+        let mut count = 0;
+        remove_tree(fd.as_fd(), b"deep", &mut || count += 1).unwrap();
+        assert_eq!(count, 1401);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }

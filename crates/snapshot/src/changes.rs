@@ -20,9 +20,8 @@ pub(crate) fn usage(upper: &Path) -> Result<Usage, SnapshotError> {
     while let Some(directory) = stack.pop() {
         let entries = match fs::read_dir(&directory) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && directory != upper => {
-                continue;
-            }
+            // Gone meanwhile, or deeper than a path can name.
+            Err(_) if directory != upper => continue,
             Err(error) => return Err(SnapshotError::std("list", &directory)(error)),
         };
         for entry in entries.flatten() {
