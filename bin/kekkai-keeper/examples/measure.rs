@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use kekkai_keeper::client::{KeeperClient, KeeperConfig};
 use kekkai_keeper::log::{LogConfig, LogDriver};
-use kekkai_keeper::protocol::{Event, ExecRequest, Request, Response, StartRequest, StdinMode, Target, Terminal};
+use kekkai_keeper::protocol::{
+    Event, ExecRequest, Request, Response, StartRequest, StdinMode, Target, Terminal,
+};
 use kekkai_runtime::{ContainerPlan, PlanOptions, RootfsSource, plan_container, plan_exec};
 use kekkai_types::{ContainerId, ExecId, Signal};
 use serde_json::json;
@@ -25,7 +27,10 @@ struct Rig {
 
 fn main() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1);
-    let (keeper, root) = (arguments.next().ok_or("which keeper?")?, arguments.next().ok_or("which root?")?);
+    let (keeper, root) = (
+        arguments.next().ok_or("which keeper?")?,
+        arguments.next().ok_or("which root?")?,
+    );
     let count: usize = arguments.next().map_or(Ok(300), |text| text.parse())?;
     let root = std::path::PathBuf::from(root);
     for name in ["exec", "spill", "logs", "upper", "work"] {
@@ -47,7 +52,12 @@ fn main() -> Outcome<()> {
     let begin = Instant::now();
     let client = KeeperClient::connect_or_start(config, handler)?;
     println!("keeper up in {:?}: {:?}", begin.elapsed(), client.info());
-    let mut rig = Rig { client, exits, root, count: 0 };
+    let mut rig = Rig {
+        client,
+        exits,
+        root,
+        count: 0,
+    };
     rig.starts(count, Duration::ZERO, "back to back")?;
     rig.starts(count.min(100), Duration::from_millis(100), "100 ms apart")?;
     rig.execs(count)?;
@@ -55,14 +65,23 @@ fn main() -> Outcome<()> {
         rig.throughput(driver)?;
     }
     rig.memory(200)?;
-    println!("shutdown: {:?}", rig.client.call(Request::Shutdown, Vec::new())?.response);
+    println!(
+        "shutdown: {:?}",
+        rig.client.call(Request::Shutdown, Vec::new())?.response
+    );
     Ok(())
 }
 
 fn percentiles(name: &str, mut times: Vec<Duration>) {
     times.sort_unstable();
     let at = |percent: usize| times[(times.len() - 1) * percent / 100];
-    println!("{name}: min {:?} p50 {:?} p90 {:?} p99 {:?}", times[0], at(50), at(90), at(99));
+    println!(
+        "{name}: min {:?} p50 {:?} p90 {:?} p99 {:?}",
+        times[0],
+        at(50),
+        at(90),
+        at(99)
+    );
 }
 
 impl Rig {
@@ -90,12 +109,24 @@ impl Rig {
         let work = self.root.join("work").join(id.short());
         std::fs::create_dir(&upper)?;
         std::fs::create_dir(&work)?;
-        let rootfs = RootfsSource::Overlay { lower: vec![self.root.join("lower")], upper, work, volatile: true };
-        let options = PlanOptions { id: id.to_string(), ..PlanOptions::default() };
+        let rootfs = RootfsSource::Overlay {
+            lower: vec![self.root.join("lower")],
+            upper,
+            work,
+            volatile: true,
+        };
+        let options = PlanOptions {
+            id: id.to_string(),
+            ..PlanOptions::default()
+        };
         Ok((id, plan_container(&spec, rootfs, &options)?, cgroup))
     }
 
-    fn start(&mut self, args: &[&str], driver: LogDriver) -> Outcome<(ContainerId, ContainerPlan, Instant, Duration)> {
+    fn start(
+        &mut self,
+        args: &[&str],
+        driver: LogDriver,
+    ) -> Outcome<(ContainerId, ContainerPlan, Instant, Duration)> {
         let (container, plan, cgroup) = self.plan(args)?;
         let mut log = LogConfig::new(driver, self.root.join("logs").join(container.short()));
         log.compress = false;
@@ -109,9 +140,13 @@ impl Rig {
             cgroup,
         };
         let begin = Instant::now();
-        let answer = self.client.call(Request::Start(Box::new(request)), Vec::new())?;
+        let answer = self
+            .client
+            .call(Request::Start(Box::new(request)), Vec::new())?;
         let took = begin.elapsed();
-        let Response::Started { .. } = answer.response else { return Err("not started".into()) };
+        let Response::Started { .. } = answer.response else {
+            return Err("not started".into());
+        };
         Ok((container, plan, begin, took))
     }
 
@@ -125,16 +160,26 @@ impl Rig {
     }
 
     fn forget(&self, container: ContainerId) -> Outcome<()> {
-        self.client.call(Request::Forget { target: Target::Container(container) }, Vec::new())?;
+        self.client.call(
+            Request::Forget {
+                target: Target::Container(container),
+            },
+            Vec::new(),
+        )?;
         let layout = kekkai_cgroups::detect()?;
-        kekkai_cgroups::Cgroup::new(&layout, &format!("kekkai-test-measure/{}", container.short()))?.remove()?;
+        kekkai_cgroups::Cgroup::new(
+            &layout,
+            &format!("kekkai-test-measure/{}", container.short()),
+        )?
+        .remove()?;
         Ok(())
     }
 
     fn starts(&mut self, count: usize, pause: Duration, name: &str) -> Outcome<()> {
         let (mut starts, mut exits) = (Vec::new(), Vec::new());
         for _ in 0..count {
-            let (container, _, begin, took) = self.start(&["/bin/busybox", "true"], LogDriver::Local)?;
+            let (container, _, begin, took) =
+                self.start(&["/bin/busybox", "true"], LogDriver::Local)?;
             exits.push(self.wait(Target::Container(container))? - begin);
             starts.push(took);
             self.forget(container)?;
@@ -146,20 +191,35 @@ impl Rig {
     }
 
     fn execs(&mut self, count: usize) -> Outcome<()> {
-        let (container, plan, ..) = self.start(&["/bin/busybox", "sleep", "1000"], LogDriver::Local)?;
-        let process = serde_json::from_value(json!({"args": ["/bin/busybox", "true"], "cwd": "/", "user": {"uid": 0, "gid": 0},
-            "env": ["PATH=/bin"]}))?;
+        let (container, plan, ..) =
+            self.start(&["/bin/busybox", "sleep", "1000"], LogDriver::Local)?;
+        let process = serde_json::from_value(
+            json!({"args": ["/bin/busybox", "true"], "cwd": "/", "user": {"uid": 0, "gid": 0},
+            "env": ["PATH=/bin"]}),
+        )?;
         let bytes = plan_exec(&process, &plan)?.to_bytes()?;
         let (mut starts, mut exits) = (Vec::new(), Vec::new());
         for _ in 0..count {
             let exec = ExecId::random();
             let (stdin, terminal) = (StdinMode::Closed, Terminal::None);
-            let request = ExecRequest { container, exec, plan: bytes.clone(), stdin, terminal };
+            let request = ExecRequest {
+                container,
+                exec,
+                plan: bytes.clone(),
+                stdin,
+                terminal,
+            };
             let begin = Instant::now();
-            self.client.call(Request::Exec(Box::new(request)), Vec::new())?;
+            self.client
+                .call(Request::Exec(Box::new(request)), Vec::new())?;
             starts.push(begin.elapsed());
             exits.push(self.wait(Target::Exec(exec))? - begin);
-            self.client.call(Request::Forget { target: Target::Exec(exec) }, Vec::new())?;
+            self.client.call(
+                Request::Forget {
+                    target: Target::Exec(exec),
+                },
+                Vec::new(),
+            )?;
         }
         percentiles("exec, until started", starts);
         percentiles("exec, until exit told", exits);
@@ -168,7 +228,13 @@ impl Rig {
 
     fn end(&self, container: ContainerId) -> Outcome<()> {
         let target = Target::Container(container);
-        self.client.call(Request::Signal { target, signal: Signal::KILL }, Vec::new())?;
+        self.client.call(
+            Request::Signal {
+                target,
+                signal: Signal::KILL,
+            },
+            Vec::new(),
+        )?;
         self.wait(target)?;
         self.forget(container)
     }
@@ -178,7 +244,8 @@ impl Rig {
         let line = "x".repeat(100);
         let script = format!("busybox yes {line} | busybox head -c {BYTES}");
         let before = cpu(self.client.info().keeper);
-        let (container, _, begin, _) = self.start(&["/bin/busybox", "sh", "-c", &script], driver)?;
+        let (container, _, begin, _) =
+            self.start(&["/bin/busybox", "sh", "-c", &script], driver)?;
         let took = self.wait(Target::Container(container))? - begin;
         let used = cpu(self.client.info().keeper) - before;
         println!(
@@ -195,19 +262,30 @@ impl Rig {
 
     fn memory(&mut self, count: usize) -> Outcome<()> {
         let info = self.client.info();
-        let launchers = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", info.keeper))?;
-        let mut pids: Vec<u32> = launchers.split_whitespace().filter_map(|pid| pid.parse().ok()).collect();
+        let launchers =
+            std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", info.keeper))?;
+        let mut pids: Vec<u32> = launchers
+            .split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .collect();
         pids.extend([info.keeper, info.guardian]);
         let tmpfs = || -> Outcome<u64> {
             use std::os::unix::fs::MetadataExt;
             Ok(std::fs::metadata(self.root.join("exec/keeper.state"))?.blocks() * 512)
         };
         let (before, files) = (pss(&pids), tmpfs()?);
-        println!("memory with nothing: PSS {before} KB in {} processes, keeper RSS {} KB", pids.len(), rss(info.keeper));
+        println!(
+            "memory with nothing: PSS {before} KB in {} processes, keeper RSS {} KB",
+            pids.len(),
+            rss(info.keeper)
+        );
         let state_before = files;
         let mut running = Vec::new();
         for _ in 0..count {
-            running.push(self.start(&["/bin/busybox", "sleep", "1000"], LogDriver::Local)?.0);
+            running.push(
+                self.start(&["/bin/busybox", "sleep", "1000"], LogDriver::Local)?
+                    .0,
+            );
         }
         std::thread::sleep(Duration::from_secs(3));
         let fds = std::fs::read_dir(format!("/proc/{}/fd", info.keeper))?.count();
@@ -224,7 +302,11 @@ impl Rig {
         for container in running {
             self.end(container)?;
         }
-        println!("memory afterwards: PSS {} KB, keeper RSS {} KB", pss(&pids), rss(info.keeper));
+        println!(
+            "memory afterwards: PSS {} KB, keeper RSS {} KB",
+            pss(&pids),
+            rss(info.keeper)
+        );
         Ok(())
     }
 }
@@ -232,11 +314,20 @@ impl Rig {
 fn field(path: &Path, name: &str) -> u64 {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|rest| rest.trim_start_matches(':').split_whitespace().next()?.parse().ok()).unwrap_or(0)
+    line.and_then(|rest| {
+        rest.trim_start_matches(':')
+            .split_whitespace()
+            .next()?
+            .parse()
+            .ok()
+    })
+    .unwrap_or(0)
 }
 
 fn pss(pids: &[u32]) -> u64 {
-    pids.iter().map(|pid| field(Path::new(&format!("/proc/{pid}/smaps_rollup")), "Pss")).sum()
+    pids.iter()
+        .map(|pid| field(Path::new(&format!("/proc/{pid}/smaps_rollup")), "Pss"))
+        .sum()
 }
 
 fn rss(pid: u32) -> u64 {
@@ -247,6 +338,11 @@ fn rss(pid: u32) -> u64 {
 fn cpu(pid: u32) -> f64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or("").split(' ').collect();
-    let ticks = |at: usize| fields.get(at).and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    let ticks = |at: usize| {
+        fields
+            .get(at)
+            .and_then(|text| text.parse::<f64>().ok())
+            .unwrap_or(0.0)
+    };
     (ticks(11) + ticks(12)) / 100.0
 }

@@ -17,7 +17,9 @@ use kekkai_sys::Errno;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::KeeperError;
-use crate::protocol::{DecodeError, Event, Kind, Request, Response, Task, decode_body, encode_body};
+use crate::protocol::{
+    DecodeError, Event, Kind, Request, Response, Task, decode_body, encode_body,
+};
 use crate::transport::{self, ReceiveError};
 
 /// Where the keeper is and how it is started.
@@ -50,7 +52,10 @@ impl Answer {
     /// # Errors
     /// [`KeeperError::Decode`] if there is none.
     pub fn into_fd(self) -> Result<OwnedFd, KeeperError> {
-        self.fds.into_iter().next().ok_or(KeeperError::Decode(DecodeError::Body))
+        self.fds
+            .into_iter()
+            .next()
+            .ok_or(KeeperError::Decode(DecodeError::Body))
     }
 }
 
@@ -109,7 +114,9 @@ struct Pending {
 
 impl std::fmt::Debug for KeeperClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KeeperClient").field("exec_root", &self.inner.config.exec_root).finish_non_exhaustive()
+        f.debug_struct("KeeperClient")
+            .field("exec_root", &self.inner.config.exec_root)
+            .finish_non_exhaustive()
     }
 }
 
@@ -131,7 +138,10 @@ impl KeeperClient {
     ///
     /// # Errors
     /// The program cannot be started, or the running keeper is too old or too new.
-    pub fn connect_or_start(config: KeeperConfig, events: EventHandler) -> Result<Self, KeeperError> {
+    pub fn connect_or_start(
+        config: KeeperConfig,
+        events: EventHandler,
+    ) -> Result<Self, KeeperError> {
         let connected = connect::connect_or_start(&config)?;
         let socket = Arc::new(connected.socket);
         let mut seed = [0; 8];
@@ -144,7 +154,11 @@ impl KeeperClient {
             waiting: BTreeMap::new(),
             ended: false,
         };
-        let inner = Arc::new(Inner { config, state: Mutex::new(state), renewed: Condvar::new() });
+        let inner = Arc::new(Inner {
+            config,
+            state: Mutex::new(state),
+            renewed: Condvar::new(),
+        });
         let weak = Arc::downgrade(&inner);
         std::thread::Builder::new()
             .name("kekkai-keeper".to_owned())
@@ -155,7 +169,10 @@ impl KeeperClient {
     }
 
     /// Sends a request with its descriptors; `reply` is called exactly once.
-    #[expect(clippy::needless_pass_by_value, reason = "the caller is through with it, as with the descriptors")]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "the caller is through with it, as with the descriptors"
+    )]
     pub fn submit(&self, request: Request, fds: Vec<OwnedFd>, reply: Reply) {
         let body = match encode_body(&request) {
             Ok(body) => body,
@@ -177,12 +194,23 @@ impl KeeperClient {
                 Ok(()) | Err(Errno::PIPE | Errno::CONNRESET) => {}
                 Err(error) => {
                     drop(state);
-                    return reply(Err(KeeperError::Io { operation: "cannot send to the keeper", source: error.into() }));
+                    return reply(Err(KeeperError::Io {
+                        operation: "cannot send to the keeper",
+                        source: error.into(),
+                    }));
                 }
             }
         }
         let shutdown = matches!(request, Request::Shutdown);
-        state.waiting.insert(sequence, Pending { body, fds, shutdown, reply });
+        state.waiting.insert(
+            sequence,
+            Pending {
+                body,
+                fds,
+                shutdown,
+                reply,
+            },
+        );
     }
 
     /// Sends a request and waits for the answer. Not for the reader thread's callbacks.
@@ -191,7 +219,11 @@ impl KeeperClient {
     /// Those of the keeper and of the connection.
     pub fn call(&self, request: Request, fds: Vec<OwnedFd>) -> Result<Answer, KeeperError> {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        self.submit(request, fds, Box::new(move |answer| drop(sender.send(answer))));
+        self.submit(
+            request,
+            fds,
+            Box::new(move |answer| drop(sender.send(answer))),
+        );
         receiver.recv().map_err(|_| KeeperError::Disconnected)?
     }
 
@@ -216,8 +248,15 @@ impl KeeperClient {
     #[must_use]
     pub fn wait_connected(&self, limit: Duration) -> bool {
         let state = self.inner.lock();
-        let waited = self.inner.renewed.wait_timeout_while(state, limit, |state| state.socket.is_none());
-        waited.unwrap_or_else(PoisonError::into_inner).0.socket.is_some()
+        let waited = self
+            .inner
+            .renewed
+            .wait_timeout_while(state, limit, |state| state.socket.is_none());
+        waited
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .socket
+            .is_some()
     }
 }
 
@@ -227,7 +266,13 @@ impl Inner {
     }
 }
 
-fn send(socket: &OwnedFd, version: u16, sequence: u64, body: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+fn send(
+    socket: &OwnedFd,
+    version: u16,
+    sequence: u64,
+    body: &[u8],
+    fds: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
     loop {
         match transport::send(socket, Kind::Request, version, sequence, body, fds) {
             Err(Errno::AGAIN) => {
@@ -260,13 +305,18 @@ fn read(inner: &Weak<Inner>, mut socket: Arc<OwnedFd>, events: &EventHandler) {
                 if let Some(pending) = pending {
                     (pending.reply)(match response {
                         Ok(Response::Failed(failure)) => Err(KeeperError::Refused(failure)),
-                        Ok(response) => Ok(Answer { response, fds: message.fds }),
+                        Ok(response) => Ok(Answer {
+                            response,
+                            fds: message.fds,
+                        }),
                         Err(error) => Err(error.into()),
                     });
                 }
             }
             Ok(message) if message.header.kind == Kind::Event => {
-                let Ok(event) = decode_body::<Event>(message.header.version, &message.body) else { continue };
+                let Ok(event) = decode_body::<Event>(message.header.version, &message.body) else {
+                    continue;
+                };
                 if let Event::Resumed { generation } = event {
                     let Some(inner) = inner.upgrade() else { return };
                     inner.lock().info.generation = generation;
@@ -296,9 +346,15 @@ fn read(inner: &Weak<Inner>, mut socket: Arc<OwnedFd>, events: &EventHandler) {
 /// Sends what is not answered again: one request, or all in their order.
 fn send_again(inner: &Inner, only: Option<u64>) {
     let state = inner.lock();
-    let Some(socket) = state.socket.clone() else { return };
+    let Some(socket) = state.socket.clone() else {
+        return;
+    };
     let version = state.info.version;
-    for (sequence, pending) in state.waiting.iter().filter(|(sequence, _)| only.is_none_or(|only| only == **sequence)) {
+    for (sequence, pending) in state
+        .waiting
+        .iter()
+        .filter(|(sequence, _)| only.is_none_or(|only| only == **sequence))
+    {
         let fds: Vec<_> = pending.fds.iter().map(AsFd::as_fd).collect();
         if send(&socket, version, *sequence, &pending.body, &fds).is_err() {
             return;
@@ -316,7 +372,9 @@ fn renew(inner: &Weak<Inner>) -> Option<(Arc<OwnedFd>, bool)> {
         if state.ended {
             let waiting = std::mem::take(&mut state.waiting);
             drop(state);
-            waiting.into_values().for_each(|pending| (pending.reply)(Err(KeeperError::Disconnected)));
+            waiting
+                .into_values()
+                .for_each(|pending| (pending.reply)(Err(KeeperError::Disconnected)));
             return None;
         }
         (inner.config.clone(), state.info.guardian)

@@ -58,11 +58,19 @@ static ARMED: OnceLock<Armed> = OnceLock::new();
 pub fn parse(specification: &str) -> Vec<(usize, Action)> {
     let mut points = Vec::new();
     for entry in specification.split([',', ';']) {
-        let Some((name, action)) = entry.trim().split_once('=') else { continue };
-        let Some(index) = ALL.iter().position(|known| *known == name.trim()) else { continue };
+        let Some((name, action)) = entry.trim().split_once('=') else {
+            continue;
+        };
+        let Some(index) = ALL.iter().position(|known| *known == name.trim()) else {
+            continue;
+        };
         let action = match action.trim() {
             "kill" | "abort" => Action::Kill,
-            other => match other.strip_prefix("sleep(").and_then(|rest| rest.strip_suffix(')')).map(str::parse) {
+            other => match other
+                .strip_prefix("sleep(")
+                .and_then(|rest| rest.strip_suffix(')'))
+                .map(str::parse)
+            {
                 Some(Ok(milliseconds)) => Action::Sleep(Duration::from_millis(milliseconds)),
                 _ => continue,
             },
@@ -76,14 +84,21 @@ pub fn parse(specification: &str) -> Vec<(usize, Action)> {
 pub(crate) fn arm(specification: &str, fired: std::fs::File, offset: u64) {
     let points = parse(specification);
     if !points.is_empty() {
-        drop(ARMED.set(Armed { points, fired: Mutex::new(fired), offset }));
+        drop(ARMED.set(Armed {
+            points,
+            fired: Mutex::new(fired),
+            offset,
+        }));
     }
 }
 
 /// Replaces the table's descriptor, after the old one was closed behind our back.
 pub(crate) fn rearm(fired: std::fs::File) {
     if let Some(armed) = ARMED.get() {
-        let old = std::mem::replace(&mut *armed.fired.lock().unwrap_or_else(PoisonError::into_inner), fired);
+        let old = std::mem::replace(
+            &mut *armed.fired.lock().unwrap_or_else(PoisonError::into_inner),
+            fired,
+        );
         std::mem::forget(old);
     }
 }
@@ -91,7 +106,13 @@ pub(crate) fn rearm(fired: std::fs::File) {
 /// The table's descriptor, if any point is armed.
 pub(crate) fn table() -> Option<i32> {
     let armed = ARMED.get()?;
-    Some(armed.fired.lock().unwrap_or_else(PoisonError::into_inner).as_raw_fd())
+    Some(
+        armed
+            .fired
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_raw_fd(),
+    )
 }
 
 /// Does what the fail point is armed for, which is nothing outside of tests.
@@ -103,11 +124,18 @@ pub(crate) fn hit(name: &str) {
 
 impl Armed {
     fn hit(&self, name: &str) {
-        let Some((index, action)) = self.points.iter().find(|(index, _)| ALL[*index] == name) else { return };
+        let Some((index, action)) = self.points.iter().find(|(index, _)| ALL[*index] == name)
+        else {
+            return;
+        };
         let place = self.offset + *index as u64;
         let mut fired = [0];
         let table = self.fired.lock().unwrap_or_else(PoisonError::into_inner);
-        if table.read_at(&mut fired, place).is_ok_and(|count| count == 1) && fired != [0] {
+        if table
+            .read_at(&mut fired, place)
+            .is_ok_and(|count| count == 1)
+            && fired != [0]
+        {
             return;
         }
         if table.write_all_at(&[1], place).is_err() {
@@ -117,7 +145,10 @@ impl Armed {
         match action {
             Action::Sleep(time) => std::thread::sleep(*time),
             Action::Kill => {
-                let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+                let _ = rustix::process::kill_process(
+                    rustix::process::getpid(),
+                    rustix::process::Signal::KILL,
+                );
             }
         }
     }
@@ -131,7 +162,10 @@ mod tests {
     fn specifications() {
         let index = ALL.iter().position(|name| *name == "exit.seen").unwrap();
         assert_eq!(parse("exit.seen=kill;other=kill"), [(index, Action::Kill)]);
-        assert_eq!(parse("exit.seen=sleep(20),x"), [(index, Action::Sleep(Duration::from_millis(20)))]);
+        assert_eq!(
+            parse("exit.seen=sleep(20),x"),
+            [(index, Action::Sleep(Duration::from_millis(20)))]
+        );
         assert!(parse("exit.seen=boom").is_empty());
     }
 }

@@ -25,7 +25,10 @@ struct Options {
 }
 
 fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
-    let mut options = Options { group: false, command: Vec::new() };
+    let mut options = Options {
+        group: false,
+        command: Vec::new(),
+    };
     let mut arguments = arguments.peekable();
     while let Some(argument) = arguments.peek() {
         match argument.as_bytes() {
@@ -42,7 +45,11 @@ fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options, String> {
         arguments.next();
     }
     options.command = arguments.collect();
-    if options.command.is_empty() { Err("no command".to_owned()) } else { Ok(options) }
+    if options.command.is_empty() {
+        Err("no command".to_owned())
+    } else {
+        Ok(options)
+    }
 }
 
 /// The program `docker-init`.
@@ -65,7 +72,9 @@ pub fn run() -> ExitCode {
 
 fn supervise(options: &Options) -> Result<u8, Errno> {
     let strings = |texts: Vec<OsString>| {
-        let texts = texts.into_iter().map(|text| CString::new(text.into_vec()).map_err(|_| Errno::INVAL));
+        let texts = texts
+            .into_iter()
+            .map(|text| CString::new(text.into_vec()).map_err(|_| Errno::INVAL));
         texts.collect::<Result<Vec<_>, _>>().map(CStringArray::new)
     };
     let arguments = strings(options.command.clone())?;
@@ -93,7 +102,10 @@ fn supervise(options: &Options) -> Result<u8, Errno> {
                 error => failure = error,
             }
         }
-        eprintln!("docker-init: {}: {failure}", options.command[0].to_string_lossy());
+        eprintln!(
+            "docker-init: {}: {failure}",
+            options.command[0].to_string_lossy()
+        );
         if failure == Errno::NOENT { 127 } else { 126 }
     })?;
     let group = Pid::from_raw(child.pid);
@@ -104,11 +116,16 @@ fn supervise(options: &Options) -> Result<u8, Errno> {
                 return Ok(u8::try_from(code).unwrap_or(255));
             }
         }
-        let Ok(Some(info)) = signal::wait(None) else { continue };
+        let Ok(Some(info)) = signal::wait(None) else {
+            continue;
+        };
         if info.signal == SIGCHLD {
             continue;
         }
-        match group.filter(|_| options.group).zip(rustix::process::Signal::from_named_raw(info.signal)) {
+        match group
+            .filter(|_| options.group)
+            .zip(rustix::process::Signal::from_named_raw(info.signal))
+        {
             Some((group, signal)) => {
                 let _ = kill_process_group(group, signal);
             }
@@ -126,7 +143,9 @@ fn candidates(command: &OsString) -> Vec<CString> {
         return c_string(command.clone().into_vec()).into_iter().collect();
     }
     let path = std::env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/bin:/usr/bin".into());
-    std::env::split_paths(&path).filter_map(|directory| c_string(directory.join(command).into_os_string().into_vec())).collect()
+    std::env::split_paths(&path)
+        .filter_map(|directory| c_string(directory.join(command).into_os_string().into_vec()))
+        .collect()
 }
 
 #[cfg(test)]
@@ -135,13 +154,28 @@ mod tests {
 
     fn of(arguments: &[&str]) -> Result<(bool, Vec<String>), String> {
         let options = parse(arguments.iter().map(OsString::from))?;
-        Ok((options.group, options.command.iter().map(|word| word.to_string_lossy().into_owned()).collect()))
+        Ok((
+            options.group,
+            options
+                .command
+                .iter()
+                .map(|word| word.to_string_lossy().into_owned())
+                .collect(),
+        ))
     }
 
     #[test]
     fn command_lines() {
-        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        assert_eq!(of(&["--", "sh", "-c", "x"]), Ok((false, words(&["sh", "-c", "x"]))));
+        let words = |words: &[&str]| {
+            words
+                .iter()
+                .map(|word| (*word).to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of(&["--", "sh", "-c", "x"]),
+            Ok((false, words(&["sh", "-c", "x"])))
+        );
         assert_eq!(of(&["-g", "-s", "--", "-x"]), Ok((true, words(&["-x"]))));
         assert_eq!(of(&["true", "--"]), Ok((false, words(&["true", "--"]))));
         assert!(of(&["--"]).is_err());

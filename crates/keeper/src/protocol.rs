@@ -480,18 +480,32 @@ mod tests {
         let container = ContainerId::random();
         let log = LogConfig::new(LogDriver::JsonFile, "/x/y".into());
         vec![
-            Request::Hello { version: 1, build: "b".into() },
+            Request::Hello {
+                version: 1,
+                build: "b".into(),
+            },
             Request::Start(Box::new(StartRequest {
                 container,
                 plan: vec![0, 255, 3],
                 joins: vec![Join::Network, Join::Pid],
                 log,
                 stdin: StdinMode::Once,
-                terminal: Terminal::Size(Some(TerminalSize { rows: 1, columns: 2 })),
+                terminal: Terminal::Size(Some(TerminalSize {
+                    rows: 1,
+                    columns: 2,
+                })),
                 cgroup: "kekkai/x".into(),
             })),
-            Request::Attach(AttachRequest { target: Target::Exec(ExecId::random()), stdin: true, stdout: false, stderr: true }),
-            Request::Signal { target: Target::Container(container), signal: Signal::KILL },
+            Request::Attach(AttachRequest {
+                target: Target::Exec(ExecId::random()),
+                stdin: true,
+                stdout: false,
+                stderr: true,
+            }),
+            Request::Signal {
+                target: Target::Container(container),
+                signal: Signal::KILL,
+            },
             Request::List,
             Request::Shutdown,
         ]
@@ -502,17 +516,34 @@ mod tests {
         for request in requests() {
             let body = encode_body(&request).unwrap();
             assert_eq!(decode_body::<Request>(VERSION, &body).unwrap(), request);
-            assert_eq!(decode_body::<Request>(VERSION + 1, &body), Err(DecodeError::Version(VERSION + 1)));
+            assert_eq!(
+                decode_body::<Request>(VERSION + 1, &body),
+                Err(DecodeError::Version(VERSION + 1))
+            );
             let mut longer = body.clone();
             longer.push(0);
-            assert_eq!(decode_body::<Request>(VERSION, &longer), Err(DecodeError::Body));
+            assert_eq!(
+                decode_body::<Request>(VERSION, &longer),
+                Err(DecodeError::Body)
+            );
             for cut in 0..body.len() {
                 assert!(decode_body::<Request>(VERSION, &body[..cut]).is_err());
             }
         }
-        let exit = Exit { status: ExitStatus::Signaled(9), oom: true, at: -1 };
-        let event = Event::Exited { target: Target::Container(ContainerId::random()), container: ContainerId::random(), exit };
-        assert_eq!(decode_body::<Event>(VERSION, &encode_body(&event).unwrap()).unwrap(), event);
+        let exit = Exit {
+            status: ExitStatus::Signaled(9),
+            oom: true,
+            at: -1,
+        };
+        let event = Event::Exited {
+            target: Target::Container(ContainerId::random()),
+            container: ContainerId::random(),
+            exit,
+        };
+        assert_eq!(
+            decode_body::<Event>(VERSION, &encode_body(&event).unwrap()).unwrap(),
+            event
+        );
     }
 
     /// The bytes of version 1, so that a change is noticed.
@@ -522,7 +553,10 @@ mod tests {
         assert_eq!(encode_body(&Request::Shutdown).unwrap(), [10]);
         assert_eq!(encode_body(&Response::Done).unwrap(), [1]);
         assert_eq!(encode_body(&Response::Again).unwrap(), [8]);
-        assert_eq!(encode_body(&Event::Resumed { generation: 3 }).unwrap(), [1, 3]);
+        assert_eq!(
+            encode_body(&Event::Resumed { generation: 3 }).unwrap(),
+            [1, 3]
+        );
     }
 
     proptest! {

@@ -10,7 +10,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use kekkai_sys::{Errno, memfd, socket};
 
-use crate::protocol::{DecodeError, FLAG_MEMFD, HEADER, Header, Kind, MAX_BODY, MAX_FDS, MAX_INLINE};
+use crate::protocol::{
+    DecodeError, FLAG_MEMFD, HEADER, Header, Kind, MAX_BODY, MAX_FDS, MAX_INLINE,
+};
 
 /// The size of a buffer that receives any message.
 pub(crate) const BUFFER: usize = HEADER + MAX_INLINE;
@@ -55,7 +57,12 @@ pub(crate) fn send(
     if body.len() > MAX_BODY {
         return Err(Errno::MSGSIZE);
     }
-    let mut header = Header { version, kind, flags: 0, sequence };
+    let mut header = Header {
+        version,
+        kind,
+        flags: 0,
+        sequence,
+    };
     if body.len() <= MAX_INLINE {
         let mut packet = Vec::with_capacity(HEADER + body.len());
         packet.extend_from_slice(&header.encode());
@@ -73,7 +80,10 @@ pub(crate) fn send(
 ///
 /// # Errors
 /// See [`ReceiveError`]. Descriptors of a refused message are closed.
-pub(crate) fn receive<'a>(socket: impl AsFd, buffer: &'a mut [u8]) -> Result<Message<'a>, ReceiveError> {
+pub(crate) fn receive<'a>(
+    socket: impl AsFd,
+    buffer: &'a mut [u8],
+) -> Result<Message<'a>, ReceiveError> {
     parse(socket::receive(socket, buffer), buffer)
 }
 
@@ -81,7 +91,10 @@ pub(crate) fn receive<'a>(socket: impl AsFd, buffer: &'a mut [u8]) -> Result<Mes
 ///
 /// # Errors
 /// As [`receive`].
-pub(crate) fn peek<'a>(socket: impl AsFd, buffer: &'a mut [u8]) -> Result<Message<'a>, ReceiveError> {
+pub(crate) fn peek<'a>(
+    socket: impl AsFd,
+    buffer: &'a mut [u8],
+) -> Result<Message<'a>, ReceiveError> {
     parse(peek_raw(socket, buffer), buffer)
 }
 
@@ -96,8 +109,14 @@ fn peek_raw(socket: impl AsFd, buffer: &mut [u8]) -> Result<socket::Received, Er
         _ => None,
     });
     let fds = rights.flatten().collect();
-    let truncated = message.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
-    Ok(socket::Received { length: message.bytes, fds, truncated })
+    let truncated = message
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    Ok(socket::Received {
+        length: message.bytes,
+        fds,
+        truncated,
+    })
 }
 
 /// Takes the message that was looked at out of the socket. Its descriptors are not received again.
@@ -105,7 +124,10 @@ pub(crate) fn discard(socket: impl AsFd) {
     let _ = rustix::net::recv(socket, &mut [0; 1], rustix::net::RecvFlags::DONTWAIT);
 }
 
-fn parse(received: Result<socket::Received, Errno>, buffer: &[u8]) -> Result<Message<'_>, ReceiveError> {
+fn parse(
+    received: Result<socket::Received, Errno>,
+    buffer: &[u8],
+) -> Result<Message<'_>, ReceiveError> {
     let received = match received {
         Ok(received) if received.length == 0 => return Err(ReceiveError::Closed),
         Ok(received) => received,
@@ -149,7 +171,10 @@ mod tests {
             let body = vec![7; length];
             send(&a, Kind::Request, 1, 42, &body, &[a.as_fd()]).unwrap();
             let message = receive(&b, &mut buffer).unwrap();
-            assert_eq!((message.header.sequence, message.header.kind), (42, Kind::Request));
+            assert_eq!(
+                (message.header.sequence, message.header.kind),
+                (42, Kind::Request)
+            );
             assert_eq!((&*message.body, message.fds.len()), (&body[..], 1));
         }
         send(&a, Kind::Request, 1, 43, b"x", &[a.as_fd()]).unwrap();
@@ -160,23 +185,44 @@ mod tests {
         }
         discard(&b);
         assert_eq!(receive(&b, &mut buffer).unwrap().header.sequence, 44);
-        assert_eq!(send(&a, Kind::Request, 1, 1, &vec![0; MAX_BODY + 1], &[]), Err(Errno::MSGSIZE));
+        assert_eq!(
+            send(&a, Kind::Request, 1, 1, &vec![0; MAX_BODY + 1], &[]),
+            Err(Errno::MSGSIZE)
+        );
         drop(a);
-        assert!(matches!(receive(&b, &mut buffer), Err(ReceiveError::Closed)));
+        assert!(matches!(
+            receive(&b, &mut buffer),
+            Err(ReceiveError::Closed)
+        ));
     }
 
     #[test]
     fn foreign_packets_are_refused() {
         let (a, b) = socket::message_pair().unwrap();
         let mut buffer = vec![0; BUFFER];
-        let mut open = Header { version: 1, kind: Kind::Event, flags: FLAG_MEMFD, sequence: 0 }.encode();
+        let mut open = Header {
+            version: 1,
+            kind: Kind::Event,
+            flags: FLAG_MEMFD,
+            sequence: 0,
+        }
+        .encode();
         socket::send(&a, &open, &[]).unwrap();
-        assert!(matches!(receive(&b, &mut buffer), Err(ReceiveError::Decode(_))));
+        assert!(matches!(
+            receive(&b, &mut buffer),
+            Err(ReceiveError::Decode(_))
+        ));
         // A descriptor that is no sealed memfd.
         socket::send(&a, &open, &[a.as_fd()]).unwrap();
-        assert!(matches!(receive(&b, &mut buffer), Err(ReceiveError::Decode(_))));
+        assert!(matches!(
+            receive(&b, &mut buffer),
+            Err(ReceiveError::Decode(_))
+        ));
         open[0] = b'X';
         socket::send(&a, &open, &[]).unwrap();
-        assert!(matches!(receive(&b, &mut buffer), Err(ReceiveError::Decode(DecodeError::NotAMessage))));
+        assert!(matches!(
+            receive(&b, &mut buffer),
+            Err(ReceiveError::Decode(DecodeError::NotAMessage))
+        ));
     }
 }

@@ -10,7 +10,10 @@ use crate::support::{Options, Rig, eventually, kill};
 fn a_new_keeper_takes_everything_over() {
     needs_root!();
     let rig = Rig::new();
-    let options = Options { stdin: StdinMode::Open, ..Options::default() };
+    let options = Options {
+        stdin: StdinMode::Open,
+        ..Options::default()
+    };
     let container = rig.run("while read x; do echo got $x; done; exit 4", &options);
     let target = Target::Container(container.id);
     let session = rig.attach(target);
@@ -46,7 +49,10 @@ fn an_exit_while_no_keeper_lives_is_known() {
 fn the_guardian_is_replaced() {
     needs_root!();
     let rig = Rig::new();
-    let container = rig.run("i=0; while [ $i -lt 1000 ]; do i=$((i+1)); echo $i; usleep 2000; done; exit 5", &Options::default());
+    let container = rig.run(
+        "i=0; while [ $i -lt 1000 ]; do i=$((i+1)); echo $i; usleep 2000; done; exit 5",
+        &Options::default(),
+    );
     for round in 0..3 {
         let (keeper, guardian, _) = rig.pids();
         kill(guardian);
@@ -79,7 +85,11 @@ fn keeper_and_guardian_at_once() {
         rustix::process::kill_process(id, rustix::process::Signal::KILL).unwrap();
     }
     let task = eventually("a new keeper that knows it", || {
-        rig.client().list().ok()?.into_iter().find(|task| task.target == Target::Container(container.id))
+        rig.client()
+            .list()
+            .ok()?
+            .into_iter()
+            .find(|task| task.target == Target::Container(container.id))
     });
     assert_eq!(task.pid, running[0].pid);
     assert_eq!(rig.wait_container(&container), 6);
@@ -91,10 +101,14 @@ fn launchers_die() {
     let rig = Rig::new();
     for _ in 0..3 {
         let (keeper, ..) = rig.pids();
-        let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
+        let children =
+            std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap();
         let launchers: Vec<u32> = children
             .split_whitespace()
-            .filter(|pid| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "kekkai-launcher\n"))
+            .filter(|pid| {
+                std::fs::read_to_string(format!("/proc/{pid}/comm"))
+                    .is_ok_and(|name| name == "kekkai-launcher\n")
+            })
             .map(|pid| pid.parse().unwrap())
             .collect();
         assert!(!launchers.is_empty());
@@ -122,8 +136,14 @@ fn a_launcher_dies_with_a_job() {
         });
         assert_eq!(rig.wait_container(&again), 0);
         let layout = kekkai_cgroups::detect().unwrap();
-        let group = kekkai_cgroups::Cgroup::new(&layout, &crate::support::cgroup(container.id)).unwrap();
-        eventually("an empty cgroup", || group.pids().map_or(true, |pids| pids.is_empty()).then_some(()));
+        let group =
+            kekkai_cgroups::Cgroup::new(&layout, &crate::support::cgroup(container.id)).unwrap();
+        eventually("an empty cgroup", || {
+            group
+                .pids()
+                .map_or(true, |pids| pids.is_empty())
+                .then_some(())
+        });
         group.remove().unwrap();
     }
 }
@@ -133,28 +153,55 @@ fn a_launcher_dies_with_a_job() {
 fn every_step() {
     needs_root!();
     for point in [
-        "keeper.request", "start.received", "start.recorded", "start.sent", "start.launched", "start.running",
-        "start.answered", "attach.recorded", "exit.seen", "exit.reaped", "exit.drained", "exit.stored", "exit.told",
-        "forget.before", "forget.after",
+        "keeper.request",
+        "start.received",
+        "start.recorded",
+        "start.sent",
+        "start.launched",
+        "start.running",
+        "start.answered",
+        "attach.recorded",
+        "exit.seen",
+        "exit.reaped",
+        "exit.drained",
+        "exit.stored",
+        "exit.told",
+        "forget.before",
+        "forget.after",
     ] {
         println!("{point}");
         let rig = Rig::with_failpoints(&format!("{point}=kill;resume.adopted=kill"));
-        let options = Options { stdin: StdinMode::Once, ..Options::default() };
+        let options = Options {
+            stdin: StdinMode::Once,
+            ..Options::default()
+        };
         let container = rig.container(&["sh", "-c", "cat; echo done; exit 3"], &options);
         let session = rig.attach(Target::Container(container.id));
         session.write(b"input\n");
         session.end_input();
-        rig.start(&container).unwrap_or_else(|error| panic!("{point}: {error}"));
+        rig.start(&container)
+            .unwrap_or_else(|error| panic!("{point}: {error}"));
         assert_eq!(rig.wait_container(&container), 3, "{point}");
-        assert_eq!(String::from_utf8_lossy(&session.read().stdout), "input\ndone\n", "{point}");
+        assert_eq!(
+            String::from_utf8_lossy(&session.read().stdout),
+            "input\ndone\n",
+            "{point}"
+        );
         assert_eq!(rig.log(&container, "done\n"), "input\ndone\n", "{point}");
         // An exec session and the end.
         let sleeper = rig.run("sleep 100", &Options::default());
         let exec = ExecId::random();
-        rig.exec(&sleeper, exec, &["false"], &Options::default()).unwrap();
+        rig.exec(&sleeper, exec, &["false"], &Options::default())
+            .unwrap();
         assert_eq!(rig.wait(Target::Exec(exec)).status.code(), 1);
         rig.forget(&container);
-        assert!(rig.client().list().unwrap().iter().all(|task| task.target != Target::Container(container.id)));
+        assert!(
+            rig.client()
+                .list()
+                .unwrap()
+                .iter()
+                .all(|task| task.target != Target::Container(container.id))
+        );
         assert!(rig.pids().2 > 0, "{point} was never met");
     }
 }
@@ -170,10 +217,17 @@ fn the_daemon_comes_and_goes() {
     rig.connect();
     assert_eq!(rig.wait_container(&ends), 8);
     let tasks = rig.client().list().unwrap();
-    let task = tasks.iter().find(|task| task.target == Target::Container(stays.id)).unwrap();
+    let task = tasks
+        .iter()
+        .find(|task| task.target == Target::Container(stays.id))
+        .unwrap();
     assert!(task.exit.is_none() && task.pid > 0 && task.started_at > 0);
-    assert!(rig.call(Request::Shutdown).is_err(), "it must not leave a container alone");
-    rig.signal(Target::Container(stays.id), Signal::KILL).unwrap();
+    assert!(
+        rig.call(Request::Shutdown).is_err(),
+        "it must not leave a container alone"
+    );
+    rig.signal(Target::Container(stays.id), Signal::KILL)
+        .unwrap();
     assert_eq!(rig.wait_container(&stays), 137);
 }
 
@@ -181,7 +235,10 @@ fn the_daemon_comes_and_goes() {
 fn half_a_line_survives_a_crash() {
     needs_root!();
     let rig = Rig::new();
-    let options = Options { stdin: StdinMode::Open, ..Options::default() };
+    let options = Options {
+        stdin: StdinMode::Open,
+        ..Options::default()
+    };
     let container = rig.run("printf 'your name: '; read x; echo hello $x", &options);
     let target = Target::Container(container.id);
     let session = rig.attach(target);
@@ -197,7 +254,10 @@ fn half_a_line_survives_a_crash() {
 fn slow_clients_survive_a_crash() {
     needs_root!();
     let rig = Rig::new();
-    let container = rig.container(&["sh", "-c", "yes 0123456789 | head -c 3000000"], &Options::default());
+    let container = rig.container(
+        &["sh", "-c", "yes 0123456789 | head -c 3000000"],
+        &Options::default(),
+    );
     let session = rig.attach(Target::Container(container.id));
     rig.start(&container).unwrap();
     assert_eq!(rig.wait_container(&container), 0);

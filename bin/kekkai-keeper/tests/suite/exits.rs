@@ -22,18 +22,31 @@ fn exit_codes() {
         rig.forget(&container);
     }
     let container = rig.run("sleep 100", &Options::default());
-    rig.signal(Target::Container(container.id), Signal::KILL).unwrap();
-    assert_eq!(rig.wait(Target::Container(container.id)).status, ExitStatus::Signaled(9));
+    rig.signal(Target::Container(container.id), Signal::KILL)
+        .unwrap();
+    assert_eq!(
+        rig.wait(Target::Container(container.id)).status,
+        ExitStatus::Signaled(9)
+    );
     let refused = rig.signal(Target::Container(container.id), Signal::TERM);
     assert!(matches!(refused, Err(error) if error.class() == ErrorClass::Conflict));
-    assert!(rig.client().list().unwrap().iter().any(|task| task.exit.is_some()));
+    assert!(
+        rig.client()
+            .list()
+            .unwrap()
+            .iter()
+            .any(|task| task.exit.is_some())
+    );
 }
 
 #[test]
 fn failures_have_dockers_words_and_codes() {
     needs_root!();
     let rig = Rig::new();
-    for (command, code, words) in [("nosuch", 127, "executable file not found in $PATH"), ("/etc", 126, "ermission denied")] {
+    for (command, code, words) in [
+        ("nosuch", 127, "executable file not found in $PATH"),
+        ("/etc", 126, "ermission denied"),
+    ] {
         let container = rig.container(&[command], &Options::default());
         match rig.start(&container) {
             Err(KeeperError::Refused(failure)) => {
@@ -47,8 +60,12 @@ fn failures_have_dockers_words_and_codes() {
     // What failed half-way is reaped.
     let (keeper, ..) = rig.pids();
     eventually("no zombies", || {
-        let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).unwrap_or_default();
-        let zombie = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "));
+        let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children"))
+            .unwrap_or_default();
+        let zombie = |pid: &str| {
+            std::fs::read_to_string(format!("/proc/{pid}/stat"))
+                .is_ok_and(|stat| stat.contains(") Z "))
+        };
         (!children.split_whitespace().any(zombie)).then_some(())
     });
 }
@@ -61,7 +78,13 @@ fn running_twice_is_a_conflict_and_restarting_is_not() {
     assert!(matches!(rig.start(&container), Err(error) if error.class() == ErrorClass::Conflict));
     rig.wait_container(&container);
     let target = Target::Container(container.id);
-    assert!(matches!(rig.call(Request::Signal { target, signal: Signal::KILL }), Err(KeeperError::Refused(_))));
+    assert!(matches!(
+        rig.call(Request::Signal {
+            target,
+            signal: Signal::KILL
+        }),
+        Err(KeeperError::Refused(_))
+    ));
     let session = rig.attach(target);
     rig.start(&container).unwrap();
     assert_eq!(session.read().stdout, b"one more\n");
@@ -72,10 +95,16 @@ fn running_twice_is_a_conflict_and_restarting_is_not() {
 fn out_of_memory_is_told() {
     needs_root!();
     let rig = Rig::new();
-    let options = Options { memory: Some(8 << 20), ..Options::default() };
+    let options = Options {
+        memory: Some(8 << 20),
+        ..Options::default()
+    };
     let container = rig.run("x=a; while :; do x=$x$x; done", &options);
     let exit = rig.wait(Target::Container(container.id));
-    assert!(exit.oom && exit.status == ExitStatus::Signaled(9), "{exit:?}");
+    assert!(
+        exit.oom && exit.status == ExitStatus::Signaled(9),
+        "{exit:?}"
+    );
 }
 
 #[test]
@@ -85,11 +114,26 @@ fn exec_sessions() {
     let container = rig.run("sleep 1000", &Options::default());
     let exec = ExecId::random();
     let session = rig.attach(Target::Exec(exec));
-    rig.exec(&container, exec, &["sh", "-c", "echo in; echo err >&2; exit 5"], &Options::default()).unwrap();
+    rig.exec(
+        &container,
+        exec,
+        &["sh", "-c", "echo in; echo err >&2; exit 5"],
+        &Options::default(),
+    )
+    .unwrap();
     let streams = session.read();
-    assert_eq!((streams.stdout, streams.stderr), (b"in\n".to_vec(), b"err\n".to_vec()));
+    assert_eq!(
+        (streams.stdout, streams.stderr),
+        (b"in\n".to_vec(), b"err\n".to_vec())
+    );
     assert_eq!(rig.wait(Target::Exec(exec)).status.code(), 5);
-    assert_eq!(rig.call(Request::Forget { target: Target::Exec(exec) }).unwrap(), Response::Done);
+    assert_eq!(
+        rig.call(Request::Forget {
+            target: Target::Exec(exec)
+        })
+        .unwrap(),
+        Response::Done
+    );
     let exec = ExecId::random();
     let failed = rig.exec(&container, exec, &["nosuch"], &Options::default());
     assert!(matches!(failed, Err(KeeperError::Refused(failure)) if failure.exit_code == 127));
@@ -98,14 +142,33 @@ fn exec_sessions() {
     let session = rig.attach(Target::Exec(exec));
     session.write(b"through\n");
     session.end_input();
-    rig.exec(&container, exec, &["cat"], &Options { stdin: StdinMode::Once, ..Options::default() }).unwrap();
+    rig.exec(
+        &container,
+        exec,
+        &["cat"],
+        &Options {
+            stdin: StdinMode::Once,
+            ..Options::default()
+        },
+    )
+    .unwrap();
     assert_eq!(session.read().stdout, b"through\n");
     // Pids of the container.
-    match rig.call(Request::Pids { container: container.id }).unwrap() {
+    match rig
+        .call(Request::Pids {
+            container: container.id,
+        })
+        .unwrap()
+    {
         Response::Pids(pids) => assert!(!pids.is_empty()),
         other => panic!("{other:?}"),
     }
-    let not_running = rig.exec(&rig.container(&["true"], &Options::default()), ExecId::random(), &["true"], &Options::default());
+    let not_running = rig.exec(
+        &rig.container(&["true"], &Options::default()),
+        ExecId::random(),
+        &["true"],
+        &Options::default(),
+    );
     assert!(matches!(not_running, Err(error) if error.class() == ErrorClass::Conflict));
 }
 
@@ -117,7 +180,13 @@ fn a_background_grandchild_does_not_hold_an_exec_up() {
     let exec = ExecId::random();
     let session = rig.attach(Target::Exec(exec));
     let begin = std::time::Instant::now();
-    rig.exec(&container, exec, &["sh", "-c", "echo out; sleep 300 & exit 3"], &Options::default()).unwrap();
+    rig.exec(
+        &container,
+        exec,
+        &["sh", "-c", "echo out; sleep 300 & exit 3"],
+        &Options::default(),
+    )
+    .unwrap();
     assert_eq!(rig.wait(Target::Exec(exec)).status.code(), 3);
     assert!(begin.elapsed().as_secs() < 2);
     assert_eq!(session.read().stdout, b"out\n");
@@ -129,7 +198,10 @@ fn init_reaps_and_forwards() {
     needs_root!();
     let rig = Rig::new();
     let script = "trap 'echo got it; exit 9' TERM; (sleep 0.01 &) ; (sleep 0.01 &); echo ready; while :; do sleep 0.05; done";
-    let container = rig.container(&["/bin/docker-init", "--", "sh", "-c", script], &Options::default());
+    let container = rig.container(
+        &["/bin/docker-init", "--", "sh", "-c", script],
+        &Options::default(),
+    );
     let target = Target::Container(container.id);
     let session = rig.attach(target);
     rig.start(&container).unwrap();
@@ -138,14 +210,25 @@ fn init_reaps_and_forwards() {
     eventually("no zombies", || {
         let exec = ExecId::random();
         let seen = rig.attach(Target::Exec(exec));
-        rig.exec(&container, exec, &["sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status; true"], &Options::default()).unwrap();
+        rig.exec(
+            &container,
+            exec,
+            &["sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status; true"],
+            &Options::default(),
+        )
+        .unwrap();
         seen.read().stdout.is_empty().then_some(())
     });
     let _ = exec;
     rig.signal(target, Signal::TERM).unwrap();
     assert!(session.read_until("got it").contains("got it"));
     assert_eq!(rig.wait(target).status.code(), 9);
-    for (args, code) in [(vec!["nosuch"], 127), (vec!["/etc"], 126), (vec!["sh", "-c", "kill -9 $$"], 137), (vec!["false"], 1)] {
+    for (args, code) in [
+        (vec!["nosuch"], 127),
+        (vec!["/etc"], 126),
+        (vec!["sh", "-c", "kill -9 $$"], 137),
+        (vec!["false"], 1),
+    ] {
         let mut all = vec!["/bin/docker-init", "--"];
         all.extend(args);
         let container = rig.container(&all, &Options::default());

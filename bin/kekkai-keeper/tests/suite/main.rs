@@ -1,7 +1,10 @@
 //! The real keeper with real containers of a busybox root. Needs root and `busybox-static`; without them every test says
 //! `skipped`.
 
-#![expect(clippy::unwrap_used, reason = "a test that fails should stop where it failed, in helpers too")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that fails should stop where it failed, in helpers too"
+)]
 
 mod crash;
 mod exits;

@@ -12,12 +12,21 @@ use crate::support::{Options, Rig, eventually};
 fn attach_before_start_loses_no_byte() {
     needs_root!();
     let rig = Rig::new();
-    let container = rig.container(&["sh", "-c", "echo first; echo second >&2"], &Options::default());
-    let sessions = [rig.attach(Target::Container(container.id)), rig.attach(Target::Container(container.id))];
+    let container = rig.container(
+        &["sh", "-c", "echo first; echo second >&2"],
+        &Options::default(),
+    );
+    let sessions = [
+        rig.attach(Target::Container(container.id)),
+        rig.attach(Target::Container(container.id)),
+    ];
     rig.start(&container).unwrap();
     for session in sessions {
         let streams = session.read();
-        assert_eq!((streams.stdout, streams.stderr), (b"first\n".to_vec(), b"second\n".to_vec()));
+        assert_eq!(
+            (streams.stdout, streams.stderr),
+            (b"first\n".to_vec(), b"second\n".to_vec())
+        );
     }
     assert_eq!(rig.wait_container(&container), 0);
 }
@@ -26,7 +35,13 @@ fn attach_before_start_loses_no_byte() {
 fn echo_into_cat_ends() {
     needs_root!();
     let rig = Rig::new();
-    let container = rig.container(&["cat"], &Options { stdin: StdinMode::Once, ..Options::default() });
+    let container = rig.container(
+        &["cat"],
+        &Options {
+            stdin: StdinMode::Once,
+            ..Options::default()
+        },
+    );
     let session = rig.attach(Target::Container(container.id));
     session.write(b"x\n");
     session.end_input();
@@ -39,7 +54,13 @@ fn echo_into_cat_ends() {
 fn much_input_arrives_whole() {
     needs_root!();
     let rig = Rig::new();
-    let container = rig.container(&["sh", "-c", "sleep 0.2; wc -c"], &Options { stdin: StdinMode::Once, ..Options::default() });
+    let container = rig.container(
+        &["sh", "-c", "sleep 0.2; wc -c"],
+        &Options {
+            stdin: StdinMode::Once,
+            ..Options::default()
+        },
+    );
     let session = rig.attach(Target::Container(container.id));
     rig.start(&container).unwrap();
     session.write(&vec![b'a'; 5_000_000]);
@@ -53,7 +74,13 @@ fn much_input_arrives_whole() {
 fn open_stdin_survives_its_clients() {
     needs_root!();
     let rig = Rig::new();
-    let container = rig.run("read a; echo 1:$a; read b; echo 2:$b", &Options { stdin: StdinMode::Open, ..Options::default() });
+    let container = rig.run(
+        "read a; echo 1:$a; read b; echo 2:$b",
+        &Options {
+            stdin: StdinMode::Open,
+            ..Options::default()
+        },
+    );
     let target = Target::Container(container.id);
     let session = rig.attach(target);
     session.write(b"one\n");
@@ -70,7 +97,14 @@ fn open_stdin_survives_its_clients() {
 fn slow_reader_holds_nothing_up_and_gets_everything() {
     needs_root!();
     let rig = Rig::new();
-    let container = rig.container(&["sh", "-c", "head -c 30000000 /dev/zero | tr '\\000' 'a'; echo; echo end"], &Options::default());
+    let container = rig.container(
+        &[
+            "sh",
+            "-c",
+            "head -c 30000000 /dev/zero | tr '\\000' 'a'; echo; echo end",
+        ],
+        &Options::default(),
+    );
     let target = Target::Container(container.id);
     let slow = rig.attach(target);
     let vanished = rig.attach(target);
@@ -88,8 +122,15 @@ fn slow_reader_holds_nothing_up_and_gets_everything() {
 fn terminals() {
     needs_root!();
     let rig = Rig::new();
-    let size = TerminalSize { rows: 33, columns: 101 };
-    let options = Options { stdin: StdinMode::Open, terminal: Terminal::Size(Some(size)), ..Options::default() };
+    let size = TerminalSize {
+        rows: 33,
+        columns: 101,
+    };
+    let options = Options {
+        stdin: StdinMode::Open,
+        terminal: Terminal::Size(Some(size)),
+        ..Options::default()
+    };
     let container = rig.container(&["sh"], &options);
     let target = Target::Container(container.id);
     let session = rig.attach(target);
@@ -97,13 +138,26 @@ fn terminals() {
     session.write(b"stty size; tty\n");
     let text = session.read_until("/dev/");
     assert!(text.contains("33 101"), "{text}");
-    rig.call(Request::Resize { target, size: TerminalSize { rows: 20, columns: 50 } }).unwrap();
+    rig.call(Request::Resize {
+        target,
+        size: TerminalSize {
+            rows: 20,
+            columns: 50,
+        },
+    })
+    .unwrap();
     session.write(b"stty size\n");
     session.read_until("20 50");
     // An exec session with a terminal of its own.
     let exec = ExecId::random();
     let inner = rig.attach(Target::Exec(exec));
-    rig.exec(&container, exec, &["sh", "-c", "tty; read x; echo got $x"], &options).unwrap();
+    rig.exec(
+        &container,
+        exec,
+        &["sh", "-c", "tty; read x; echo got $x"],
+        &options,
+    )
+    .unwrap();
     inner.read_until("/dev/pts/1");
     inner.write(b"line\n");
     inner.read_until("got line");
@@ -118,12 +172,21 @@ fn terminals() {
 fn signals_and_hangups() {
     needs_root!();
     let rig = Rig::new();
-    let container = rig.run("trap 'echo usr; exit 3' USR1; while :; do sleep 0.02; done", &Options::default());
+    let container = rig.run(
+        "trap 'echo usr; exit 3' USR1; while :; do sleep 0.02; done",
+        &Options::default(),
+    );
     let target = Target::Container(container.id);
     let session = rig.attach(target);
     eventually("the trap", || {
         drop(rig.signal(target, "USR1".parse::<Signal>().unwrap()));
-        let exit = rig.client().list().unwrap().iter().find(|task| task.target == target)?.exit;
+        let exit = rig
+            .client()
+            .list()
+            .unwrap()
+            .iter()
+            .find(|task| task.target == target)?
+            .exit;
         exit.filter(|exit| exit.status.code() == 3)
     });
     assert_eq!(session.frame(), Some((Stream::Stdout, b"usr\n".to_vec())));
@@ -135,17 +198,51 @@ fn the_log_watch_tells_of_growth_and_of_the_end() {
     needs_root!();
     let rig = Rig::new();
     let container = rig.run("sleep 0.2; echo a; sleep 0.2", &Options::default());
-    let watch = rig.client().call(Request::WatchLog { container: container.id }, Vec::new()).unwrap().into_fd().unwrap();
+    let watch = rig
+        .client()
+        .call(
+            Request::WatchLog {
+                container: container.id,
+            },
+            Vec::new(),
+        )
+        .unwrap()
+        .into_fd()
+        .unwrap();
     let begin = Instant::now();
     let mut buffer = [0; 16];
-    assert_eq!(kekkai_sys::socket::receive(&watch, &mut buffer).unwrap().length, 1);
+    assert_eq!(
+        kekkai_sys::socket::receive(&watch, &mut buffer)
+            .unwrap()
+            .length,
+        1
+    );
     assert_eq!(rig.log(&container, "a"), "a\n");
-    while kekkai_sys::socket::receive(&watch, &mut buffer).unwrap().length > 0 {}
+    while kekkai_sys::socket::receive(&watch, &mut buffer)
+        .unwrap()
+        .length
+        > 0
+    {}
     assert!(begin.elapsed() > Duration::from_millis(200));
     assert_eq!(rig.wait_container(&container), 0);
     // Of an ended container nothing more comes.
-    let watch = rig.client().call(Request::WatchLog { container: container.id }, Vec::new()).unwrap().into_fd().unwrap();
-    assert_eq!(kekkai_sys::socket::receive(&watch, &mut buffer).unwrap().length, 0);
+    let watch = rig
+        .client()
+        .call(
+            Request::WatchLog {
+                container: container.id,
+            },
+            Vec::new(),
+        )
+        .unwrap()
+        .into_fd()
+        .unwrap();
+    assert_eq!(
+        kekkai_sys::socket::receive(&watch, &mut buffer)
+            .unwrap()
+            .length,
+        0
+    );
 }
 
 #[test]
@@ -153,7 +250,13 @@ fn output_survives_input_that_nobody_reads() {
     needs_root!();
     let rig = Rig::new();
     for _ in 0..10 {
-        let container = rig.container(&["echo", "done"], &Options { stdin: StdinMode::Once, ..Options::default() });
+        let container = rig.container(
+            &["echo", "done"],
+            &Options {
+                stdin: StdinMode::Once,
+                ..Options::default()
+            },
+        );
         let session = rig.attach(Target::Container(container.id));
         session.write(&[b'z'; 100_000]);
         rig.start(&container).unwrap();
@@ -168,19 +271,47 @@ fn a_log_watch_of_what_does_not_run_ends_at_once() {
     needs_root!();
     let rig = Rig::new();
     let container = rig.container(&["true"], &Options::default());
-    let watch = || rig.client().call(Request::WatchLog { container: container.id }, Vec::new()).unwrap().into_fd().unwrap();
-    assert_eq!(kekkai_sys::socket::receive(watch(), &mut [0; 4]).unwrap().length, 0);
+    let watch = || {
+        rig.client()
+            .call(
+                Request::WatchLog {
+                    container: container.id,
+                },
+                Vec::new(),
+            )
+            .unwrap()
+            .into_fd()
+            .unwrap()
+    };
+    assert_eq!(
+        kekkai_sys::socket::receive(watch(), &mut [0; 4])
+            .unwrap()
+            .length,
+        0
+    );
     rig.start(&container).unwrap();
     rig.wait_container(&container);
     rig.forget(&container);
-    assert_eq!(kekkai_sys::socket::receive(watch(), &mut [0; 4]).unwrap().length, 0);
+    assert_eq!(
+        kekkai_sys::socket::receive(watch(), &mut [0; 4])
+            .unwrap()
+            .length,
+        0
+    );
 }
 
 #[test]
 fn closing_the_output_ends_the_sessions() {
     needs_root!();
     let rig = Rig::new();
-    let container = rig.container(&["sh", "-c", "echo bye; exec >/dev/null 2>&1; exec sleep 1000"], &Options::default());
+    let container = rig.container(
+        &[
+            "sh",
+            "-c",
+            "echo bye; exec >/dev/null 2>&1; exec sleep 1000",
+        ],
+        &Options::default(),
+    );
     let session = rig.attach(Target::Container(container.id));
     rig.start(&container).unwrap();
     assert_eq!(session.read().stdout, b"bye\n");
@@ -196,7 +327,12 @@ fn a_session_ends_after_the_exit_was_told() {
         let session = rig.attach(Target::Container(container.id));
         rig.start(&container).unwrap();
         session.read();
-        let task = rig.client().list().unwrap().into_iter().find(|task| task.target == Target::Container(container.id));
+        let task = rig
+            .client()
+            .list()
+            .unwrap()
+            .into_iter()
+            .find(|task| task.target == Target::Container(container.id));
         assert_eq!(task.unwrap().exit.unwrap().status.code(), 1);
     }
 }

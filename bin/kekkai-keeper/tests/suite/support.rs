@@ -11,7 +11,8 @@ use kekkai_keeper::KeeperError;
 use kekkai_keeper::client::{KeeperClient, KeeperConfig};
 use kekkai_keeper::log::{LogConfig, LogDriver, LogQuery, LogReader};
 use kekkai_keeper::protocol::{
-    AttachRequest, Event, ExecRequest, Exit, Frame, Request, Response, StartRequest, StdinMode, Stream, Target, Terminal,
+    AttachRequest, Event, ExecRequest, Exit, Frame, Request, Response, StartRequest, StdinMode,
+    Stream, Target, Terminal,
 };
 use kekkai_oci::runtime::Spec;
 use kekkai_runtime::{ContainerPlan, PlanOptions, RootfsSource, plan_container, plan_exec};
@@ -97,7 +98,10 @@ impl Rig {
     }
 
     pub(crate) fn with_failpoints(failpoints: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("kkkeeper").tempdir_in("/dev/shm").unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("kkkeeper")
+            .tempdir_in("/dev/shm")
+            .unwrap();
         for name in ["exec", "spill", "logs", "lower"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
         }
@@ -109,7 +113,13 @@ impl Rig {
             spill_dir: dir.path().join("spill"),
             failpoints: failpoints.into(),
         };
-        let mut rig = Self { dir, client: None, events: Events::default(), config, made: Mutex::default() };
+        let mut rig = Self {
+            dir,
+            client: None,
+            events: Events::default(),
+            config,
+            made: Mutex::default(),
+        };
         rig.connect();
         rig
     }
@@ -137,7 +147,9 @@ impl Rig {
     }
 
     pub(crate) fn call(&self, request: Request) -> Result<Response, KeeperError> {
-        self.client().call(request, Vec::new()).map(|answer| answer.response)
+        self.client()
+            .call(request, Vec::new())
+            .map(|answer| answer.response)
     }
 
     /// The keeper's and guardian's pids now, by way of a connection of its own.
@@ -166,22 +178,46 @@ impl Rig {
             work: self.work(),
             volatile: true,
         };
-        let plan_options = PlanOptions { id: id.to_string(), ..PlanOptions::default() };
+        let plan_options = PlanOptions {
+            id: id.to_string(),
+            ..PlanOptions::default()
+        };
         let plan = plan_container(&spec, rootfs, &plan_options).unwrap();
-        let mut log = LogConfig::new(options.driver, self.dir.path().join("logs").join(id.short()));
-        (log.max_size, log.max_file, log.compress) = (options.max_size, options.max_file, options.compress);
-        Container { id, plan, log, options: options.clone() }
+        let mut log = LogConfig::new(
+            options.driver,
+            self.dir.path().join("logs").join(id.short()),
+        );
+        (log.max_size, log.max_file, log.compress) =
+            (options.max_size, options.max_file, options.compress);
+        Container {
+            id,
+            plan,
+            log,
+            options: options.clone(),
+        }
     }
 
     fn work(&self) -> PathBuf {
-        tempfile::Builder::new().prefix("work").tempdir_in(self.dir.path()).unwrap().keep()
+        tempfile::Builder::new()
+            .prefix("work")
+            .tempdir_in(self.dir.path())
+            .unwrap()
+            .keep()
     }
 
     pub(crate) fn start(&self, container: &Container) -> Result<u32, KeeperError> {
-        let upper = self.dir.path().join(format!("upper-{}", container.id.short()));
+        let upper = self
+            .dir
+            .path()
+            .join(format!("upper-{}", container.id.short()));
         let lower = vec![self.dir.path().join("lower")];
         let mut plan = container.plan.clone();
-        plan.set_rootfs(RootfsSource::Overlay { lower, upper, work: self.work(), volatile: true });
+        plan.set_rootfs(RootfsSource::Overlay {
+            lower,
+            upper,
+            work: self.work(),
+            volatile: true,
+        });
         let request = StartRequest {
             container: container.id,
             plan: plan.to_bytes().unwrap(),
@@ -207,7 +243,13 @@ impl Rig {
         container
     }
 
-    pub(crate) fn exec(&self, container: &Container, exec: ExecId, args: &[&str], options: &Options) -> Result<u32, KeeperError> {
+    pub(crate) fn exec(
+        &self,
+        container: &Container,
+        exec: ExecId,
+        args: &[&str],
+        options: &Options,
+    ) -> Result<u32, KeeperError> {
         let mut process = docker_spec("")["process"].clone();
         process["args"] = json!(args);
         process["terminal"] = json!(options.terminal != Terminal::None);
@@ -226,8 +268,20 @@ impl Rig {
     }
 
     pub(crate) fn attach(&self, target: Target) -> Session {
-        let request = AttachRequest { target, stdin: true, stdout: true, stderr: true };
-        Session { fd: self.client().call(Request::Attach(request), Vec::new()).unwrap().into_fd().unwrap() }
+        let request = AttachRequest {
+            target,
+            stdin: true,
+            stdout: true,
+            stderr: true,
+        };
+        Session {
+            fd: self
+                .client()
+                .call(Request::Attach(request), Vec::new())
+                .unwrap()
+                .into_fd()
+                .unwrap(),
+        }
     }
 
     pub(crate) fn signal(&self, target: Target, signal: Signal) -> Result<Response, KeeperError> {
@@ -237,14 +291,27 @@ impl Rig {
     /// Waits for an exit, as told by event or by list.
     pub(crate) fn wait(&self, target: Target) -> Exit {
         eventually("an exit", || {
-            let seen = self.events.0.lock().unwrap().iter().find_map(|event| match event {
-                Event::Exited { target: ended, exit, .. } if *ended == target => Some(*exit),
-                _ => None,
-            });
+            let seen = self
+                .events
+                .0
+                .lock()
+                .unwrap()
+                .iter()
+                .find_map(|event| match event {
+                    Event::Exited {
+                        target: ended,
+                        exit,
+                        ..
+                    } if *ended == target => Some(*exit),
+                    _ => None,
+                });
             seen.or_else(|| {
                 std::thread::sleep(Duration::from_millis(20));
                 let tasks = self.client().list().unwrap();
-                tasks.iter().find(|task| task.target == target).and_then(|task| task.exit)
+                tasks
+                    .iter()
+                    .find(|task| task.target == target)
+                    .and_then(|task| task.exit)
             })
         })
     }
@@ -268,7 +335,13 @@ impl Rig {
     }
 
     pub(crate) fn forget(&self, container: &Container) {
-        assert_eq!(self.call(Request::Forget { target: Target::Container(container.id) }).unwrap(), Response::Done);
+        assert_eq!(
+            self.call(Request::Forget {
+                target: Target::Container(container.id)
+            })
+            .unwrap(),
+            Response::Done
+        );
     }
 }
 
@@ -286,7 +359,9 @@ impl Drop for Rig {
             if !std::thread::panicking() {
                 self.wait(task.target);
             }
-            drop(self.call(Request::Forget { target: task.target }));
+            drop(self.call(Request::Forget {
+                target: task.target,
+            }));
         }
         for id in self.made.get_mut().unwrap() {
             drop(Cgroup::new(&layout, &cgroup(*id)).unwrap().remove());
@@ -294,12 +369,19 @@ impl Drop for Rig {
         let info = self.client().info();
         let ended = self.call(Request::Shutdown);
         if std::thread::panicking() {
-            println!("keeper.log: {}", std::fs::read_to_string(self.exec_root().join("keeper.log")).unwrap_or_default());
+            println!(
+                "keeper.log: {}",
+                std::fs::read_to_string(self.exec_root().join("keeper.log")).unwrap_or_default()
+            );
             return;
         }
         assert_eq!(ended.unwrap(), Response::Done);
-        eventually("the guardian's end", || (!Path::new(&format!("/proc/{}", info.guardian)).exists()).then_some(()));
-        eventually("the socket's end", || (!self.exec_root().join("keeper.sock").exists()).then_some(()));
+        eventually("the guardian's end", || {
+            (!Path::new(&format!("/proc/{}", info.guardian)).exists()).then_some(())
+        });
+        eventually("the socket's end", || {
+            (!self.exec_root().join("keeper.sock").exists()).then_some(())
+        });
         self.client = None;
     }
 }
@@ -346,7 +428,9 @@ impl Session {
     pub(crate) fn read_until(&self, end: &str) -> String {
         let mut text = String::new();
         while !text.contains(end) {
-            let (_, payload) = self.frame().unwrap_or_else(|| panic!("ended with {text:?}, without {end:?}"));
+            let (_, payload) = self
+                .frame()
+                .unwrap_or_else(|| panic!("ended with {text:?}, without {end:?}"));
             text.push_str(&String::from_utf8_lossy(&payload));
         }
         text
@@ -354,7 +438,10 @@ impl Session {
 
     pub(crate) fn write(&self, data: &[u8]) {
         for part in data.chunks(Frame::MAX_PAYLOAD) {
-            assert_eq!(kekkai_sys::socket::send(&self.fd, part, &[]).unwrap(), part.len());
+            assert_eq!(
+                kekkai_sys::socket::send(&self.fd, part, &[]).unwrap(),
+                part.len()
+            );
         }
     }
 
@@ -381,9 +468,16 @@ fn fill(root: &Path) {
     for name in ["bin", "etc", "tmp", "proc", "dev", "sys", "root"] {
         std::fs::create_dir_all(root.join(name)).unwrap();
     }
-    let busybox = BUSYBOX.iter().find(|path| Path::new(path).exists()).unwrap();
+    let busybox = BUSYBOX
+        .iter()
+        .find(|path| Path::new(path).exists())
+        .unwrap();
     std::fs::copy(busybox, root.join("bin/busybox")).unwrap();
-    std::fs::copy(env!("CARGO_BIN_EXE_kekkai-keeper"), root.join("bin/docker-init")).unwrap();
+    std::fs::copy(
+        env!("CARGO_BIN_EXE_kekkai-keeper"),
+        root.join("bin/docker-init"),
+    )
+    .unwrap();
     let applets = "sh ls cat echo id true false sleep mkdir touch stat pwd hostname ps kill env printf dd head tail grep wc \
                    tty stty seq yes usleep setsid trap tr";
     for applet in applets.split_whitespace() {
@@ -394,7 +488,13 @@ fn fill(root: &Path) {
 }
 
 fn docker_spec(cgroup: &str) -> Value {
-    let capabilities = ["CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETUID", "CAP_SETGID"];
+    let capabilities = [
+        "CAP_CHOWN",
+        "CAP_DAC_OVERRIDE",
+        "CAP_KILL",
+        "CAP_SETUID",
+        "CAP_SETGID",
+    ];
     json!({
         "ociVersion": "1.2.1",
         "process": {

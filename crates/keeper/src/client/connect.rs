@@ -36,7 +36,8 @@ pub(crate) fn connect_or_start(config: &KeeperConfig) -> Result<Connected, Keepe
         .mode(0o600)
         .open(config.exec_root.join("keeper.lock"))
         .map_err(KeeperError::io("cannot open keeper.lock"))?;
-    flock(&lock, FlockOperation::LockExclusive).map_err(KeeperError::io("cannot lock keeper.lock"))?;
+    flock(&lock, FlockOperation::LockExclusive)
+        .map_err(KeeperError::io("cannot lock keeper.lock"))?;
     match dial(config) {
         Err(KeeperError::Connect { .. }) => {}
         result => return result,
@@ -47,37 +48,80 @@ pub(crate) fn connect_or_start(config: &KeeperConfig) -> Result<Connected, Keepe
 
 fn dial(config: &KeeperConfig) -> Result<Connected, KeeperError> {
     let path = config.exec_root.join("keeper.sock");
-    let failed = |source: io::Error| KeeperError::Connect { path: path.clone(), source };
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
-        .map_err(|error| failed(error.into()))?;
+    let failed = |source: io::Error| KeeperError::Connect {
+        path: path.clone(),
+        source,
+    };
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(|error| failed(error.into()))?;
     let address = SocketAddrUnix::new(&path).map_err(|error| failed(error.into()))?;
     connect(&socket, &address).map_err(|error| failed(error.into()))?;
-    let hello = Request::Hello { version: VERSION, build: config.build.clone() };
-    transport::send(&socket, Kind::Request, OLDEST_VERSION, 0, &encode_body(&hello)?, &[])
-        .map_err(|error| failed(error.into()))?;
+    let hello = Request::Hello {
+        version: VERSION,
+        build: config.build.clone(),
+    };
+    transport::send(
+        &socket,
+        Kind::Request,
+        OLDEST_VERSION,
+        0,
+        &encode_body(&hello)?,
+        &[],
+    )
+    .map_err(|error| failed(error.into()))?;
     let mut buffer = vec![0; transport::BUFFER];
     loop {
         let message = match transport::receive(&socket, &mut buffer) {
             Ok(message) => message,
             Err(ReceiveError::Decode(error)) => return Err(error.into()),
             // It went away between our connecting and its answer.
-            Err(ReceiveError::Closed | ReceiveError::Empty) => return Err(failed(io::ErrorKind::ConnectionReset.into())),
+            Err(ReceiveError::Closed | ReceiveError::Empty) => {
+                return Err(failed(io::ErrorKind::ConnectionReset.into()));
+            }
             Err(ReceiveError::Io(error)) => return Err(failed(error.into())),
         };
         if message.header.kind == Kind::Event {
             // A restart told to all. If it was before our request was read, that is still to come; if after, the
             // answer was lost with the former keeper.
-            transport::send(&socket, Kind::Request, OLDEST_VERSION, 0, &encode_body(&hello)?, &[])
-                .map_err(|error| failed(error.into()))?;
+            transport::send(
+                &socket,
+                Kind::Request,
+                OLDEST_VERSION,
+                0,
+                &encode_body(&hello)?,
+                &[],
+            )
+            .map_err(|error| failed(error.into()))?;
             continue;
         }
         return match decode_body(message.header.version, &message.body)? {
             Response::Hello { version, .. } if !(OLDEST_VERSION..=VERSION).contains(&version) => {
-                Err(KeeperError::Version { theirs: version, ours: VERSION })
+                Err(KeeperError::Version {
+                    theirs: version,
+                    ours: VERSION,
+                })
             }
-            Response::Hello { version, build, keeper, guardian, generation } => {
-                Ok(Connected { socket, info: KeeperInfo { version, build, keeper, guardian, generation } })
-            }
+            Response::Hello {
+                version,
+                build,
+                keeper,
+                guardian,
+                generation,
+            } => Ok(Connected {
+                socket,
+                info: KeeperInfo {
+                    version,
+                    build,
+                    keeper,
+                    guardian,
+                    generation,
+                },
+            }),
             Response::Failed(failure) => Err(KeeperError::Refused(failure)),
             _ => Err(KeeperError::Decode(crate::protocol::DecodeError::Body)),
         };
@@ -86,7 +130,10 @@ fn dial(config: &KeeperConfig) -> Result<Connected, KeeperError> {
 
 /// Starts a keeper and waits until it serves.
 fn start(config: &KeeperConfig) -> Result<(), KeeperError> {
-    let failed = |source: io::Error| KeeperError::Spawn { path: config.keeper_exe.clone(), source };
+    let failed = |source: io::Error| KeeperError::Spawn {
+        path: config.keeper_exe.clone(),
+        source,
+    };
     let log = File::options()
         .append(true)
         .create(true)
@@ -114,5 +161,7 @@ fn start(config: &KeeperConfig) -> Result<(), KeeperError> {
     if status.success() {
         return Ok(());
     }
-    Err(failed(io::Error::other(format!("{status}; see keeper.log in the exec root"))))
+    Err(failed(io::Error::other(format!(
+        "{status}; see keeper.log in the exec root"
+    ))))
 }

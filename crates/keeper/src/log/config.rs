@@ -79,7 +79,10 @@ pub struct LogOptionError {
 
 impl LogOptionError {
     fn invalid(message: impl Into<String>) -> Self {
-        Self { message: message.into(), class: ErrorClass::InvalidArgument }
+        Self {
+            message: message.into(),
+            class: ErrorClass::InvalidArgument,
+        }
     }
 
     /// The class of this error.
@@ -169,7 +172,9 @@ impl LogConfig {
                 self.compress = parse_bool(value).ok_or_else(|| {
                     let message = format!("strconv.ParseBool: parsing {value:?}: invalid syntax");
                     LogOptionError::invalid(match self.driver {
-                        LogDriver::Local => format!("invalid boolean value for compress: {message}"),
+                        LogDriver::Local => {
+                            format!("invalid boolean value for compress: {message}")
+                        }
                         _ => message,
                     })
                 })?;
@@ -183,7 +188,11 @@ impl LogConfig {
             }
             "env" => {
                 for name in value.split(',').filter(|name| !name.is_empty()) {
-                    let found = context.env.iter().rev().filter_map(|pair| pair.split_once('='));
+                    let found = context
+                        .env
+                        .iter()
+                        .rev()
+                        .filter_map(|pair| pair.split_once('='));
                     if let Some((_, text)) = found.into_iter().find(|(key, _)| *key == name) {
                         self.attributes.push((name.to_owned(), text.to_owned()));
                     }
@@ -197,12 +206,20 @@ impl LogConfig {
             }
             "labels-regex" | "env-regex" => {
                 let message = format!("log opt '{key}' is not supported by this engine");
-                return Err(LogOptionError { message, class: ErrorClass::NotImplemented });
+                return Err(LogOptionError {
+                    message,
+                    class: ErrorClass::NotImplemented,
+                });
             }
             other => {
                 return Err(LogOptionError::invalid(match self.driver {
-                    LogDriver::JsonFile => format!("unknown log opt '{other}' for json-file log driver"),
-                    _ => format!("unknown log opt '{other}' for log driver {}", self.driver_name()),
+                    LogDriver::JsonFile => {
+                        format!("unknown log opt '{other}' for json-file log driver")
+                    }
+                    _ => format!(
+                        "unknown log opt '{other}' for log driver {}",
+                        self.driver_name()
+                    ),
                 }));
             }
         }
@@ -212,12 +229,16 @@ impl LogConfig {
     fn parse_max_size(&self, value: &str) -> Result<Option<u64>, LogOptionError> {
         let size = parse_human_size(value).ok_or_else(|| {
             LogOptionError::invalid(match self.driver {
-                LogDriver::Local => format!("invalid value for max-size: {value}: invalid size: '{value}'"),
+                LogDriver::Local => {
+                    format!("invalid value for max-size: {value}: invalid size: '{value}'")
+                }
                 _ => format!("invalid size: '{value}'"),
             })
         })?;
         match (self.driver, size) {
-            (LogDriver::JsonFile, 0) => Err(LogOptionError::invalid("max-size must be a positive number")),
+            (LogDriver::JsonFile, 0) => Err(LogOptionError::invalid(
+                "max-size must be a positive number",
+            )),
             (_, 0) => Ok(None),
             (_, size) => Ok(Some(size)),
         }
@@ -232,11 +253,13 @@ impl LogConfig {
             })
         })?;
         match (self.driver, parsed) {
-            (LogDriver::JsonFile, ..1) => Err(LogOptionError::invalid("max-file cannot be less than 1")),
-            (_, ..0) => Err(LogOptionError::invalid("max-file must not be negative")),
-            (_, files) if files > i64::from(Self::MAX_FILES) => {
-                Err(LogOptionError::invalid(format!("max-file cannot be more than {}", Self::MAX_FILES)))
+            (LogDriver::JsonFile, ..1) => {
+                Err(LogOptionError::invalid("max-file cannot be less than 1"))
             }
+            (_, ..0) => Err(LogOptionError::invalid("max-file must not be negative")),
+            (_, files) if files > i64::from(Self::MAX_FILES) => Err(LogOptionError::invalid(
+                format!("max-file cannot be more than {}", Self::MAX_FILES),
+            )),
             // Docker keeps the current file alone for 0 too.
             (_, files) => Ok(u32::try_from(files).unwrap_or(1).max(1)),
         }
@@ -251,14 +274,22 @@ impl LogConfig {
                 ));
             }
             LogDriver::Local if self.compress && single => {
-                return Err(LogOptionError::invalid("compression cannot be enabled when max file count is 1"));
+                return Err(LogOptionError::invalid(
+                    "compression cannot be enabled when max file count is 1",
+                ));
             }
             _ => {}
         }
-        let attributes: usize = self.attributes.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
+        let attributes: usize = self
+            .attributes
+            .iter()
+            .map(|(key, value)| key.len() + value.len() + 8)
+            .sum();
         if attributes > Self::MAX_ATTRIBUTES {
             let limit = Self::MAX_ATTRIBUTES;
-            return Err(LogOptionError::invalid(format!("log attributes take {attributes} bytes, at most {limit} fit")));
+            return Err(LogOptionError::invalid(format!(
+                "log attributes take {attributes} bytes, at most {limit} fit"
+            )));
         }
         if self.path.as_os_str().len() > Self::MAX_PATH {
             return Err(LogOptionError::invalid("the log's path is too long"));
@@ -285,7 +316,9 @@ fn mode(options: &BTreeMap<String, String>) -> Result<LogMode, LogOptionError> {
                 ))),
             }
         }
-        other => Err(LogOptionError::invalid(format!("logger: logging mode not supported: {other}"))),
+        other => Err(LogOptionError::invalid(format!(
+            "logger: logging mode not supported: {other}"
+        ))),
     }
 }
 
@@ -300,7 +333,9 @@ fn parse_bool(text: &str) -> Option<bool> {
 
 /// go-units' `FromHumanSize`: decimal units, `20m` is 20,000,000 bytes.
 fn parse_human_size(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit = unit.strip_prefix(' ').unwrap_or(unit).to_ascii_lowercase();
     let factor: u64 = match unit.as_str() {
@@ -314,20 +349,37 @@ fn parse_human_size(text: &str) -> Option<u64> {
     };
     // A fraction needs six digits at most to be exact to the byte in any size a log has.
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let whole: u64 = if whole.is_empty() && !fraction.is_empty() { 0 } else { whole.parse().ok()? };
+    let whole: u64 = if whole.is_empty() && !fraction.is_empty() {
+        0
+    } else {
+        whole.parse().ok()?
+    };
     let fraction: String = fraction.chars().take(6).collect();
-    let parts = if fraction.is_empty() { 0 } else { fraction.parse::<u64>().ok()? };
+    let parts = if fraction.is_empty() {
+        0
+    } else {
+        fraction.parse::<u64>().ok()?
+    };
     let scale = 10_u64.pow(u32::try_from(fraction.len()).ok()?);
-    whole.checked_mul(factor)?.checked_add(parts.checked_mul(factor)? / scale)
+    whole
+        .checked_mul(factor)?
+        .checked_add(parts.checked_mul(factor)? / scale)
 }
 
 /// Expands the fields of Docker's log tags; other template actions are refused.
 fn expand_tag(template: &str, context: &LogContext) -> Result<String, LogOptionError> {
-    let short = |id: &str| -> String { id.strip_prefix("sha256:").unwrap_or(id).chars().take(12).collect() };
+    let short = |id: &str| -> String {
+        id.strip_prefix("sha256:")
+            .unwrap_or(id)
+            .chars()
+            .take(12)
+            .collect()
+    };
     let mut tag = String::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("{{") {
-        let refused = || LogOptionError::invalid(format!("log tag template {template:?} is not supported"));
+        let refused =
+            || LogOptionError::invalid(format!("log tag template {template:?} is not supported"));
         let (action, after) = after.split_once("}}").ok_or_else(refused)?;
         tag.push_str(before);
         match action.trim() {
@@ -351,50 +403,125 @@ mod tests {
     use super::*;
 
     fn parse(driver: &str, options: &[(&str, &str)]) -> Result<LogConfig, String> {
-        let options = options.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        let options = options
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
         let context = LogContext {
             id: "0123456789abcdef".repeat(4),
             labels: BTreeMap::from([("tier".to_owned(), "web".to_owned())]),
             env: vec!["A=1".to_owned(), "B=2".to_owned()],
             ..LogContext::default()
         };
-        LogConfig::from_docker(driver, &options, "/x/container.log".into(), &context).map_err(|e| e.to_string())
+        LogConfig::from_docker(driver, &options, "/x/container.log".into(), &context)
+            .map_err(|e| e.to_string())
     }
 
     #[test]
     fn defaults() {
         let local = parse("", &[]).unwrap();
-        assert_eq!((local.driver, local.max_size, local.max_file, local.compress), (LogDriver::Local, Some(20 << 20), 5, true));
+        assert_eq!(
+            (local.driver, local.max_size, local.max_file, local.compress),
+            (LogDriver::Local, Some(20 << 20), 5, true)
+        );
         let json = parse("json-file", &[]).unwrap();
-        assert_eq!((json.max_size, json.max_file, json.compress), (None, 1, false));
-        assert_eq!(parse("none", &[("anything", "x")]).unwrap().driver, LogDriver::None);
+        assert_eq!(
+            (json.max_size, json.max_file, json.compress),
+            (None, 1, false)
+        );
+        assert_eq!(
+            parse("none", &[("anything", "x")]).unwrap().driver,
+            LogDriver::None
+        );
     }
 
     #[test]
     fn values() {
-        let config = parse("json-file", &[("max-size", "10m"), ("max-file", "3"), ("compress", "true")]).unwrap();
-        assert_eq!((config.max_size, config.max_file, config.compress), (Some(10_000_000), 3, true));
-        let config = parse("json-file", &[("labels", "tier,other"), ("env", "B"), ("tag", "x-{{.ID}}")]).unwrap();
+        let config = parse(
+            "json-file",
+            &[("max-size", "10m"), ("max-file", "3"), ("compress", "true")],
+        )
+        .unwrap();
+        assert_eq!(
+            (config.max_size, config.max_file, config.compress),
+            (Some(10_000_000), 3, true)
+        );
+        let config = parse(
+            "json-file",
+            &[("labels", "tier,other"), ("env", "B"), ("tag", "x-{{.ID}}")],
+        )
+        .unwrap();
         let expected = [("B", "2"), ("tag", "x-0123456789ab"), ("tier", "web")];
-        assert_eq!(config.attributes, expected.map(|(k, v)| (k.to_owned(), v.to_owned())));
-        assert_eq!(parse("local", &[("max-size", "1.5k")]).unwrap().max_size, Some(1500));
-        assert_eq!(parse("local", &[("mode", "non-blocking")]).unwrap().mode, LogMode::NonBlocking { max_buffer: 1 << 20 });
+        assert_eq!(
+            config.attributes,
+            expected.map(|(k, v)| (k.to_owned(), v.to_owned()))
+        );
+        assert_eq!(
+            parse("local", &[("max-size", "1.5k")]).unwrap().max_size,
+            Some(1500)
+        );
+        assert_eq!(
+            parse("local", &[("mode", "non-blocking")]).unwrap().mode,
+            LogMode::NonBlocking {
+                max_buffer: 1 << 20
+            }
+        );
     }
 
     #[test]
     fn refused() {
         for (driver, options, message) in [
-            ("syslog", &[][..], "logger: no log driver named 'syslog' is registered"),
-            ("json-file", &[("foo", "1")], "unknown log opt 'foo' for json-file log driver"),
-            ("local", &[("foo", "1")], "unknown log opt 'foo' for log driver local"),
-            ("json-file", &[("max-file", "0")], "max-file cannot be less than 1"),
-            ("json-file", &[("max-size", "0")], "max-size must be a positive number"),
+            (
+                "syslog",
+                &[][..],
+                "logger: no log driver named 'syslog' is registered",
+            ),
+            (
+                "json-file",
+                &[("foo", "1")],
+                "unknown log opt 'foo' for json-file log driver",
+            ),
+            (
+                "local",
+                &[("foo", "1")],
+                "unknown log opt 'foo' for log driver local",
+            ),
+            (
+                "json-file",
+                &[("max-file", "0")],
+                "max-file cannot be less than 1",
+            ),
+            (
+                "json-file",
+                &[("max-size", "0")],
+                "max-size must be a positive number",
+            ),
             ("json-file", &[("max-size", "x")], "invalid size: 'x'"),
-            ("json-file", &[("compress", "true")], "compress cannot be true when max-file is less than 2 or max-size is not set"),
-            ("local", &[("max-file", "1")], "compression cannot be enabled when max file count is 1"),
-            ("local", &[("mode", "odd")], "logger: logging mode not supported: odd"),
-            ("local", &[("max-buffer-size", "1m")], "logger: max-buffer-size option is only supported with 'mode=non-blocking'"),
-            ("json-file", &[("labels-regex", "a")], "log opt 'labels-regex' is not supported by this engine"),
+            (
+                "json-file",
+                &[("compress", "true")],
+                "compress cannot be true when max-file is less than 2 or max-size is not set",
+            ),
+            (
+                "local",
+                &[("max-file", "1")],
+                "compression cannot be enabled when max file count is 1",
+            ),
+            (
+                "local",
+                &[("mode", "odd")],
+                "logger: logging mode not supported: odd",
+            ),
+            (
+                "local",
+                &[("max-buffer-size", "1m")],
+                "logger: max-buffer-size option is only supported with 'mode=non-blocking'",
+            ),
+            (
+                "json-file",
+                &[("labels-regex", "a")],
+                "log opt 'labels-regex' is not supported by this engine",
+            ),
         ] {
             assert_eq!(parse(driver, options).unwrap_err(), message);
         }

@@ -42,7 +42,14 @@ pub(crate) fn escape_into(out: &mut Vec<u8>, text: &[u8]) {
                 1
             }
             ..0x80 => {
-                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+                out.extend_from_slice(&[
+                    b'\\',
+                    b'u',
+                    b'0',
+                    b'0',
+                    HEX[usize::from(byte >> 4)],
+                    HEX[usize::from(byte & 15)],
+                ]);
                 1
             }
             0x80.. => escape_rune(out, rest),
@@ -57,14 +64,23 @@ fn plain_prefix(text: &[u8]) -> usize {
     let mut at = 0;
     for block in text.chunks_exact(BLOCK) {
         let special = block.iter().fold(false, |special, &byte| {
-            special | !(0x20..0x80).contains(&byte) | (byte == b'\\') | (byte == b'"') | (byte == b'<') | (byte == b'>') | (byte == b'&')
+            special
+                | !(0x20..0x80).contains(&byte)
+                | (byte == b'\\')
+                | (byte == b'"')
+                | (byte == b'<')
+                | (byte == b'>')
+                | (byte == b'&')
         });
         if special {
             break;
         }
         at += BLOCK;
     }
-    at + text[at..].iter().position(|byte| !PLAIN[usize::from(*byte)]).unwrap_or(text.len() - at)
+    at + text[at..]
+        .iter()
+        .position(|byte| !PLAIN[usize::from(*byte)])
+        .unwrap_or(text.len() - at)
 }
 
 /// Appends the non-ASCII character at the start of `text`; returns how many bytes it took.
@@ -144,13 +160,23 @@ fn civil(second: i64) -> String {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let month = if shifted_month < 10 {
+        shifted_month + 3
+    } else {
+        shifted_month - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}", time / 3600, time / 60 % 60, time % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}",
+        time / 3600,
+        time / 60 % 60,
+        time % 60
+    )
 }
 
 /// Unix nanoseconds of an RFC 3339 time in UTC as [`TimeText`] writes it.
@@ -173,16 +199,27 @@ pub(crate) fn parse_time(text: &str) -> Option<UnixNanos> {
     let day_of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
     let days = era * 146_097 + day_of_era - 719_468;
-    let mut nanos = if fraction.is_empty() { 0 } else { fraction.parse::<i64>().ok()? };
+    let mut nanos = if fraction.is_empty() {
+        0
+    } else {
+        fraction.parse::<i64>().ok()?
+    };
     for _ in fraction.len()..9 {
         nanos *= 10;
     }
-    (days * 86_400 + hour * 3600 + minute * 60 + second).checked_mul(1_000_000_000)?.checked_add(nanos)
+    (days * 86_400 + hour * 3600 + minute * 60 + second)
+        .checked_mul(1_000_000_000)?
+        .checked_add(nanos)
 }
 
 /// Appends one record. `attributes` is the block of [`encode_attributes`].
 pub(crate) fn append(out: &mut Vec<u8>, time: &mut TimeText, line: &Line<'_>, attributes: &[u8]) {
-    let Line { stream, at, halves: line, partial } = *line;
+    let Line {
+        stream,
+        at,
+        halves: line,
+        partial,
+    } = *line;
     out.extend_from_slice(b"{\"log\":\"");
     if line[0].is_empty() {
         escape_into(out, line[1]);
@@ -193,7 +230,11 @@ pub(crate) fn append(out: &mut Vec<u8>, time: &mut TimeText, line: &Line<'_>, at
     if !partial {
         out.extend_from_slice(b"\\n");
     }
-    out.extend_from_slice(if stream == Stream::Stderr { b"\",\"stream\":\"stderr\"" } else { b"\",\"stream\":\"stdout\"" });
+    out.extend_from_slice(if stream == Stream::Stderr {
+        b"\",\"stream\":\"stderr\""
+    } else {
+        b"\",\"stream\":\"stdout\""
+    });
     out.extend_from_slice(attributes);
     out.extend_from_slice(b",\"time\":\"");
     time.append(out, at);
@@ -255,9 +296,17 @@ mod tests {
 
     #[test]
     fn whole_record() {
-        let attributes = encode_attributes(&[("a".to_owned(), "<1>".to_owned()), ("b".to_owned(), "2".to_owned())]);
+        let attributes = encode_attributes(&[
+            ("a".to_owned(), "<1>".to_owned()),
+            ("b".to_owned(), "2".to_owned()),
+        ]);
         let mut out = Vec::new();
-        let line = Line { stream: Stream::Stderr, at: 1, halves: [b"\xe7\xb5", b"\x90 x"], partial: false };
+        let line = Line {
+            stream: Stream::Stderr,
+            at: 1,
+            halves: [b"\xe7\xb5", b"\x90 x"],
+            partial: false,
+        };
         append(&mut out, &mut TimeText::default(), &line, &attributes);
         assert_eq!(
             String::from_utf8(out).unwrap(),

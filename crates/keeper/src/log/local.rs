@@ -48,7 +48,9 @@ impl Head {
 
     /// Reads the first [`HEAD`] bytes; `None` if they cannot begin a record.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
-        let [MARK, flags, a, b, c, d, time @ ..] = bytes.first_chunk::<HEAD>()? else { return None };
+        let [MARK, flags, a, b, c, d, time @ ..] = bytes.first_chunk::<HEAD>()? else {
+            return None;
+        };
         let stream = match flags & 3 {
             1 => Stream::Stdout,
             2 => Stream::Stderr,
@@ -59,7 +61,13 @@ impl Head {
             return None;
         }
         let at = i64::from_le_bytes(*time);
-        Some(Self { stream, partial: flags & PARTIAL != 0, attributes: flags & ATTRIBUTES != 0, length, at })
+        Some(Self {
+            stream,
+            partial: flags & PARTIAL != 0,
+            attributes: flags & ATTRIBUTES != 0,
+            length,
+            at,
+        })
     }
 }
 
@@ -92,8 +100,12 @@ pub(crate) fn split_attributes(payload: &[u8]) -> Option<(Attributes, &[u8])> {
     while let Some((key_length, rest)) = block.split_first() {
         let (key, rest) = rest.split_at_checked(usize::from(*key_length))?;
         let (value_length, rest) = rest.split_first_chunk::<2>()?;
-        let (value, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*value_length)))?;
-        attributes.push((String::from_utf8_lossy(key).into_owned(), String::from_utf8_lossy(value).into_owned()));
+        let (value, rest) =
+            rest.split_at_checked(usize::from(u16::from_le_bytes(*value_length)))?;
+        attributes.push((
+            String::from_utf8_lossy(key).into_owned(),
+            String::from_utf8_lossy(value).into_owned(),
+        ));
         block = rest;
     }
     Some((attributes, line))
@@ -101,10 +113,17 @@ pub(crate) fn split_attributes(payload: &[u8]) -> Option<(Attributes, &[u8])> {
 
 /// Appends one record to `out`. `attributes` is the block of [`encode_attributes`].
 pub(crate) fn append(out: &mut Vec<u8>, line: &Line<'_>, attributes: &[u8]) {
-    let Line { stream, at, halves: line, partial } = *line;
+    let Line {
+        stream,
+        at,
+        halves: line,
+        partial,
+    } = *line;
     let length = attributes.len() + line[0].len() + line[1].len();
     let length_bytes = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
-    let flags = stream as u8 | if partial { PARTIAL } else { 0 } | if attributes.is_empty() { 0 } else { ATTRIBUTES };
+    let flags = stream as u8
+        | if partial { PARTIAL } else { 0 }
+        | if attributes.is_empty() { 0 } else { ATTRIBUTES };
     let mut head = [0; HEAD];
     head[0] = MARK;
     head[1] = flags;
@@ -134,8 +153,12 @@ pub(crate) fn scan(bytes: &[u8]) -> Scan<'_> {
         let possible = bytes.first().is_none_or(|mark| *mark == MARK);
         return if possible { Scan::Short } else { Scan::Damaged };
     }
-    let Some(head) = Head::decode(bytes) else { return Scan::Damaged };
-    let Some(record) = bytes.get(..head.record()) else { return Scan::Short };
+    let Some(head) = Head::decode(bytes) else {
+        return Scan::Damaged;
+    };
+    let Some(record) = bytes.get(..head.record()) else {
+        return Scan::Short;
+    };
     let (front, tail) = record.split_at(HEAD + head.length);
     if tail != &record[2..6] {
         return Scan::Damaged;
@@ -159,20 +182,54 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        let attributes = vec![("a".to_owned(), "1".to_owned()), ("tag".to_owned(), "x y".to_owned())];
+        let attributes = vec![
+            ("a".to_owned(), "1".to_owned()),
+            ("tag".to_owned(), "x y".to_owned()),
+        ];
         let block = encode_attributes(&attributes);
         let mut out = Vec::new();
-        let line = Line { stream: Stream::Stderr, at: 77, halves: [b"hel", b"lo"], partial: true };
+        let line = Line {
+            stream: Stream::Stderr,
+            at: 77,
+            halves: [b"hel", b"lo"],
+            partial: true,
+        };
         append(&mut out, &line, &block);
-        append(&mut out, &Line { stream: Stream::Stdout, at: 78, halves: [b"", b""], partial: false }, &[]);
-        let Scan::Record(head, payload) = scan(&out) else { panic!("no record") };
-        assert_eq!((head.stream, head.partial, head.at), (Stream::Stderr, true, 77));
-        assert_eq!(split_attributes(payload).unwrap(), (attributes, &b"hello"[..]));
-        let Scan::Record(second, payload) = scan(&out[head.record()..]) else { panic!("no record") };
-        assert_eq!((second.stream, second.partial, payload), (Stream::Stdout, false, &b""[..]));
+        append(
+            &mut out,
+            &Line {
+                stream: Stream::Stdout,
+                at: 78,
+                halves: [b"", b""],
+                partial: false,
+            },
+            &[],
+        );
+        let Scan::Record(head, payload) = scan(&out) else {
+            panic!("no record")
+        };
+        assert_eq!(
+            (head.stream, head.partial, head.at),
+            (Stream::Stderr, true, 77)
+        );
+        assert_eq!(
+            split_attributes(payload).unwrap(),
+            (attributes, &b"hello"[..])
+        );
+        let Scan::Record(second, payload) = scan(&out[head.record()..]) else {
+            panic!("no record")
+        };
+        assert_eq!(
+            (second.stream, second.partial, payload),
+            (Stream::Stdout, false, &b""[..])
+        );
         assert_eq!(valid_prefix(&out), out.len());
         for cut in 0..out.len() {
-            let expected = if cut >= head.record() { head.record() } else { 0 };
+            let expected = if cut >= head.record() {
+                head.record()
+            } else {
+                0
+            };
             assert_eq!(valid_prefix(&out[..cut]), expected);
         }
     }

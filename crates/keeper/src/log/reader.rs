@@ -62,7 +62,9 @@ impl LogReader {
     /// File errors. Damaged records are passed over.
     pub fn next_entry(&mut self) -> Result<Option<LogEntry>, LogError> {
         while !self.done {
-            let Some(entry) = self.next_any()? else { return Ok(None) };
+            let Some(entry) = self.next_any()? else {
+                return Ok(None);
+            };
             if self.query.until.is_some_and(|until| entry.at > until) {
                 self.done = true;
             } else if self.query.since.is_none_or(|since| entry.at >= since) {
@@ -80,7 +82,9 @@ impl LogReader {
 
     /// Starts at the last `tail` entries: counts backwards from the newest file.
     fn seek_tail(&mut self) -> Result<(), LogError> {
-        let Some(mut wanted) = self.query.tail else { return Ok(()) };
+        let Some(mut wanted) = self.query.tail else {
+            return Ok(());
+        };
         let mut kept = VecDeque::new();
         let mut offset = 0;
         while let Some(mut segment) = self.later.pop_back() {
@@ -135,7 +139,9 @@ impl LogReader {
 
     /// Whether newer files than the current one were found.
     fn find_successors(&mut self) -> Result<bool, LogError> {
-        let Some(current) = &self.current else { return Ok(false) };
+        let Some(current) = &self.current else {
+            return Ok(false);
+        };
         let found = successors(&self.config.path, self.config.max_file, current.identity)?;
         if let Some(found) = found {
             self.later = found;
@@ -150,7 +156,9 @@ impl LogReader {
             // Nothing was there yet when the reader was opened.
             self.later = open_all(&self.config.path, self.config.max_file)?;
         }
-        let Some(mut segment) = self.later.pop_front() else { return Ok(false) };
+        let Some(mut segment) = self.later.pop_front() else {
+            return Ok(false);
+        };
         segment.unpack()?;
         self.current = Some(segment);
         self.buffer.clear();
@@ -161,7 +169,9 @@ impl LogReader {
 
     /// Reads on; `false` at the end of the file.
     fn fill(&mut self) -> Result<bool, LogError> {
-        let Some(segment) = &self.current else { return Ok(false) };
+        let Some(segment) = &self.current else {
+            return Ok(false);
+        };
         self.buffer.drain(..self.start);
         self.start = 0;
         let old = self.buffer.len();
@@ -171,7 +181,11 @@ impl LogReader {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => {
                     self.buffer.truncate(old);
-                    return Err(LogError::Io { operation: "cannot read log file", path: self.config.path.clone(), source });
+                    return Err(LogError::Io {
+                        operation: "cannot read log file",
+                        path: self.config.path.clone(),
+                        source,
+                    });
                 }
                 Ok(count) => break count,
             }
@@ -206,13 +220,24 @@ impl LogReader {
                 local::Scan::Damaged => self.start += 1,
                 local::Scan::Record(head, payload) => {
                     self.start += head.record();
-                    let split = if head.attributes { local::split_attributes(payload) } else { Some((Vec::new(), payload)) };
-                    let Some((attributes, line)) = split else { continue };
+                    let split = if head.attributes {
+                        local::split_attributes(payload)
+                    } else {
+                        Some((Vec::new(), payload))
+                    };
+                    let Some((attributes, line)) = split else {
+                        continue;
+                    };
                     let mut line = line.to_vec();
                     if !head.partial {
                         line.push(b'\n');
                     }
-                    return Some(LogEntry { stream: head.stream, at: head.at, line, attributes });
+                    return Some(LogEntry {
+                        stream: head.stream,
+                        at: head.at,
+                        line,
+                        attributes,
+                    });
                 }
             }
         }
@@ -230,7 +255,11 @@ impl LogReader {
             let line = &rest[..newline];
             let entry = json_record(line).and_then(|record| {
                 Some(LogEntry {
-                    stream: if record.stream == "stderr" { Stream::Stderr } else { Stream::Stdout },
+                    stream: if record.stream == "stderr" {
+                        Stream::Stderr
+                    } else {
+                        Stream::Stdout
+                    },
                     at: json::parse_time(&record.time)?,
                     line: record.log.into_owned().into_bytes(),
                     attributes: record.attrs.into_iter().collect(),

@@ -49,8 +49,16 @@ pub(crate) struct Identity {
 
 impl Identity {
     pub(crate) fn of(meta: &fs::Metadata) -> Self {
-        let born = meta.created().ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
-        Self { inode: meta.ino(), born: born.and_then(|since| u64::try_from(since.as_nanos()).ok()).unwrap_or(0) }
+        let born = meta
+            .created()
+            .ok()
+            .and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        Self {
+            inode: meta.ino(),
+            born: born
+                .and_then(|since| u64::try_from(since.as_nanos()).ok())
+                .unwrap_or(0),
+        }
     }
 
     /// Whether both are known to be the same file.
@@ -65,7 +73,10 @@ impl Identity {
     pub(crate) fn from_bytes(bytes: &[u8; 16]) -> Self {
         let number = u128::from_le_bytes(*bytes);
         let half = |number: u128| u64::try_from(number & u128::from(u64::MAX)).unwrap_or(0);
-        Self { inode: half(number), born: half(number >> 64) }
+        Self {
+            inode: half(number),
+            born: half(number >> 64),
+        }
     }
 }
 
@@ -77,7 +88,9 @@ pub(crate) struct Rotation {
 
 impl Rotation {
     fn lock(&self) -> MutexGuard<'_, u64> {
-        self.generation.lock().unwrap_or_else(PoisonError::into_inner)
+        self.generation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,7 +99,11 @@ pub(crate) fn rotation_of(path: &Path) -> Arc<Rotation> {
     static KNOWN: Mutex<Vec<(PathBuf, Weak<Rotation>)>> = Mutex::new(Vec::new());
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     known.retain(|(_, rotation)| rotation.strong_count() > 0);
-    if let Some(rotation) = known.iter().find(|(known, _)| known == path).and_then(|(_, rotation)| rotation.upgrade()) {
+    if let Some(rotation) = known
+        .iter()
+        .find(|(known, _)| known == path)
+        .and_then(|(_, rotation)| rotation.upgrade())
+    {
         return rotation;
     }
     let rotation = Arc::new(Rotation::default());
@@ -102,7 +119,13 @@ pub(crate) fn with_suffix(path: &Path, suffix: impl std::fmt::Display) -> PathBu
 }
 
 /// Moves every file one name on. `keep` is how many files stay, the (then missing) current one included.
-pub(crate) fn rotate(path: &Path, keep: u32, compress: bool, rotation: &Arc<Rotation>, chores: &dyn Fn(Chore)) -> io::Result<()> {
+pub(crate) fn rotate(
+    path: &Path,
+    keep: u32,
+    compress: bool,
+    rotation: &Arc<Rotation>,
+    chores: &dyn Fn(Chore),
+) -> io::Result<()> {
     let mut generation = rotation.lock();
     sweep(path, chores);
     *generation += 1;
@@ -111,7 +134,11 @@ pub(crate) fn rotate(path: &Path, keep: u32, compress: bool, rotation: &Arc<Rota
     for number in (0..=last).rev() {
         let suffixes: &[&str] = if number == 0 { &[""] } else { &["", ".gz"] };
         for suffix in suffixes {
-            let from = if number == 0 { path.to_owned() } else { with_suffix(path, format_args!(".{number}{suffix}")) };
+            let from = if number == 0 {
+                path.to_owned()
+            } else {
+                with_suffix(path, format_args!(".{number}{suffix}"))
+            };
             let to = if number == last {
                 with_suffix(path, format_args!("{stamp}{suffix}"))
             } else {
@@ -127,7 +154,12 @@ pub(crate) fn rotate(path: &Path, keep: u32, compress: bool, rotation: &Arc<Rota
     }
     if compress && last > 0 {
         let rotation = Arc::clone(rotation);
-        chores(Chore::Compress(Compress { path: path.to_owned(), keep, born: *generation, rotation }));
+        chores(Chore::Compress(Compress {
+            path: path.to_owned(),
+            keep,
+            born: *generation,
+            rotation,
+        }));
     }
     Ok(())
 }
@@ -135,12 +167,21 @@ pub(crate) fn rotate(path: &Path, keep: u32, compress: bool, rotation: &Arc<Rota
 /// Hands what a crash left behind to the chores. Called under the rotation's lock, and a compression under way holds
 /// its file open under a name of this process, which is spared.
 fn sweep(path: &Path, chores: &dyn Fn(Chore)) {
-    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return };
-    let Ok(entries) = fs::read_dir(directory) else { return };
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
+        return;
+    };
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
     let mine = format!("-{}-", std::process::id());
     for entry in entries.flatten() {
         let file = entry.file_name();
-        let Some(rest) = file.as_encoded_bytes().strip_prefix(name.as_encoded_bytes()) else { continue };
+        let Some(rest) = file
+            .as_encoded_bytes()
+            .strip_prefix(name.as_encoded_bytes())
+        else {
+            continue;
+        };
         let left_over = rest.starts_with(b".trash-") || rest.starts_with(b".gz-");
         if left_over && !String::from_utf8_lossy(rest).contains(&mine) {
             chores(Chore::Unlink(entry.path()));
@@ -167,10 +208,15 @@ impl Compress {
     fn run(self) -> io::Result<()> {
         let source = {
             let generation = self.rotation.lock();
-            let Some(number) = self.number(*generation) else { return Ok(()) };
+            let Some(number) = self.number(*generation) else {
+                return Ok(());
+            };
             File::open(with_suffix(&self.path, format_args!(".{number}")))?
         };
-        let temporary = with_suffix(&self.path, format_args!(".gz-{}-{}", std::process::id(), self.born));
+        let temporary = with_suffix(
+            &self.path,
+            format_args!(".gz-{}-{}", std::process::id(), self.born),
+        );
         let result = self.write(&source, &temporary);
         if result.is_err() {
             drop(fs::remove_file(&temporary));
@@ -179,10 +225,16 @@ impl Compress {
     }
 
     fn write(&self, source: &File, temporary: &Path) -> io::Result<()> {
-        let target = File::options().write(true).create(true).truncate(true).mode(0o640).open(temporary)?;
+        let target = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o640)
+            .open(temporary)?;
         let extra = Identity::of(&source.metadata()?).to_bytes();
-        let mut encoder =
-            flate2::GzBuilder::new().extra(extra).write(target, flate2::Compression::new(4));
+        let mut encoder = flate2::GzBuilder::new()
+            .extra(extra)
+            .write(target, flate2::Compression::new(4));
         let mut source = source;
         io::copy(&mut source, &mut encoder)?;
         encoder.finish()?.flush()?;
@@ -192,8 +244,14 @@ impl Compress {
             return fs::remove_file(temporary);
         };
         let plain = with_suffix(&self.path, format_args!(".{number}"));
-        let trash = with_suffix(&self.path, format_args!(".trash-{}-gz{}", std::process::id(), self.born));
-        fs::rename(temporary, with_suffix(&self.path, format_args!(".{number}.gz")))?;
+        let trash = with_suffix(
+            &self.path,
+            format_args!(".trash-{}-gz{}", std::process::id(), self.born),
+        );
+        fs::rename(
+            temporary,
+            with_suffix(&self.path, format_args!(".{number}.gz")),
+        )?;
         fs::rename(plain, &trash)?;
         drop(generation);
         fs::remove_file(trash)

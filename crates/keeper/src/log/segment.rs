@@ -34,8 +34,17 @@ impl Segment {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        let identity = if compressed { original_identity(&file) } else { Some(Identity::of(&file.metadata()?)) };
-        Ok(Some(Self { file, identity: identity.unwrap_or_default(), compressed, path }))
+        let identity = if compressed {
+            original_identity(&file)
+        } else {
+            Some(Identity::of(&file.metadata()?))
+        };
+        Ok(Some(Self {
+            file,
+            identity: identity.unwrap_or_default(),
+            compressed,
+            path,
+        }))
     }
 
     /// Unpacks a compressed file into an unlinked one, so that it can be read from both ends.
@@ -43,8 +52,13 @@ impl Segment {
         if !self.compressed {
             return Ok(());
         }
-        let failed = |source| LogError::Io { operation: "cannot unpack log file", path: self.path.clone(), source };
-        let mut unpacked = temporary(self.path.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
+        let failed = |source| LogError::Io {
+            operation: "cannot unpack log file",
+            path: self.path.clone(),
+            source,
+        };
+        let mut unpacked =
+            temporary(self.path.parent().unwrap_or(Path::new("/"))).map_err(failed)?;
         let mut decoder = flate2::read::MultiGzDecoder::new(&self.file).take(MAX_UNPACKED);
         // A damaged file is read as far as it goes.
         let mut buffer = vec![0; 64 * 1024];
@@ -63,13 +77,21 @@ impl Segment {
             LogDriver::Local => self.tail_local(wanted),
             LogDriver::JsonFile | LogDriver::None => self.tail_lines(wanted),
         }
-        .map_err(|source| LogError::Io { operation: "cannot read log file", path: self.path.clone(), source })
+        .map_err(|source| LogError::Io {
+            operation: "cannot read log file",
+            path: self.path.clone(),
+            source,
+        })
     }
 
     fn tail_local(&self, wanted: u64) -> io::Result<(u64, u64)> {
         let start = local::MAGIC.len() as u64;
         let length = self.file.metadata()?.len();
-        let mut window = Window { file: &self.file, base: length, bytes: Vec::new() };
+        let mut window = Window {
+            file: &self.file,
+            base: length,
+            bytes: Vec::new(),
+        };
         let mut at = length;
         let mut count = 0;
         while count < wanted && at > start {
@@ -101,7 +123,10 @@ impl Segment {
                 at += 1;
             }
         }
-        Ok((starts.front().copied().unwrap_or(bytes.len() as u64), starts.len() as u64))
+        Ok((
+            starts.front().copied().unwrap_or(bytes.len() as u64),
+            starts.len() as u64,
+        ))
     }
 
     fn tail_lines(&self, wanted: u64) -> io::Result<(u64, u64)> {
@@ -139,12 +164,17 @@ impl Window<'_> {
         const STEP: u64 = 64 * 1024;
         if from < self.base {
             self.base = from.min(to.saturating_sub(STEP));
-            self.bytes.resize(usize::try_from(to - self.base).map_err(io::Error::other)?, 0);
+            self.bytes.resize(
+                usize::try_from(to - self.base).map_err(io::Error::other)?,
+                0,
+            );
             self.file.read_exact_at(&mut self.bytes, self.base)?;
         }
         let offset = |at: u64| usize::try_from(at - self.base).map_err(io::Error::other);
         let (from, to) = (offset(from)?, offset(to)?);
-        self.bytes.get(from..to).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+        self.bytes
+            .get(from..to)
+            .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     /// Where the record that ends at `end` begins.
@@ -154,7 +184,9 @@ impl Window<'_> {
             return Ok(None);
         }
         let tail = self.bytes(end - local::TAIL as u64, end)?;
-        let length = tail.first_chunk::<4>().map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes));
+        let length = tail
+            .first_chunk::<4>()
+            .map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes));
         if length as usize > local::MAX_PAYLOAD || end - framing < start + u64::from(length) {
             return Ok(None);
         }
@@ -167,7 +199,11 @@ impl Window<'_> {
 /// An unlinked file beside the log, or in memory where the directory has no room for one.
 fn temporary(directory: &Path) -> io::Result<File> {
     use rustix::fs::{Mode, OFlags, open};
-    match open(directory, OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
+    match open(
+        directory,
+        OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC,
+        Mode::RUSR | Mode::WUSR,
+    ) {
         Ok(fd) => Ok(fd.into()),
         Err(_) => Ok(memfd_create("kekkai-log", MemfdFlags::CLOEXEC)?.into()),
     }
@@ -176,7 +212,11 @@ fn temporary(directory: &Path) -> io::Result<File> {
 /// The identity that our own compression wrote into the gzip header's extra field (RFC 1952, 2.3).
 fn original_identity(file: &File) -> Option<Identity> {
     let decoder = flate2::read::GzDecoder::new(file);
-    let identity = decoder.header()?.extra()?.first_chunk::<16>().map(Identity::from_bytes);
+    let identity = decoder
+        .header()?
+        .extra()?
+        .first_chunk::<16>()
+        .map(Identity::from_bytes);
     let mut file = file;
     file.seek(SeekFrom::Start(0)).ok()?;
     identity
@@ -184,7 +224,11 @@ fn original_identity(file: &File) -> Option<Identity> {
 
 /// Opens every file of the log, oldest first.
 pub(crate) fn open_all(path: &Path, files: u32) -> Result<VecDeque<Segment>, LogError> {
-    let failed = |source| LogError::Io { operation: "cannot open log file", path: path.to_owned(), source };
+    let failed = |source| LogError::Io {
+        operation: "cannot open log file",
+        path: path.to_owned(),
+        source,
+    };
     let mut last = VecDeque::new();
     for _ in 0..ATTEMPTS {
         let before = identity(path);
@@ -208,7 +252,10 @@ fn open_once(path: &Path, files: u32) -> io::Result<VecDeque<Segment>> {
         };
         match found {
             // A file that moved on meanwhile is met twice.
-            Some(segment) if segments.iter().any(|known| known.identity.is(segment.identity)) => {}
+            Some(segment)
+                if segments
+                    .iter()
+                    .any(|known| known.identity.is(segment.identity)) => {}
             Some(segment) => segments.push_front(segment),
             None => gaps += 1,
         }
@@ -225,15 +272,26 @@ fn identity(path: &Path) -> Option<Identity> {
 
 /// What follows this file, which is not the current one any more: newer files, oldest first. `None` if
 /// it still is the current one (or there is none yet).
-pub(crate) fn successors(path: &Path, files: u32, known: Identity) -> Result<Option<VecDeque<Segment>>, LogError> {
+pub(crate) fn successors(
+    path: &Path,
+    files: u32,
+    known: Identity,
+) -> Result<Option<VecDeque<Segment>>, LogError> {
     if identity(path).is_none_or(|current| current == known) {
         return Ok(None);
     }
     let mut segments = open_all(path, files)?;
-    if let Some(place) = segments.iter().position(|segment| segment.identity.is(known)) {
+    if let Some(place) = segments
+        .iter()
+        .position(|segment| segment.identity.is(known))
+    {
         segments.drain(..=place);
     }
-    Ok(if segments.is_empty() { None } else { Some(segments) })
+    Ok(if segments.is_empty() {
+        None
+    } else {
+        Some(segments)
+    })
 }
 
 /// Decodes a line of a `json-file`.

@@ -10,7 +10,12 @@ use crate::log::{LogConfig, LogDriver, LogEntry, LogQuery, LogReader, LogWriter}
 use crate::protocol::Stream;
 
 fn config(directory: &Path, driver: LogDriver) -> LogConfig {
-    LogConfig { max_size: None, max_file: 1, compress: false, ..LogConfig::new(driver, directory.join("log")) }
+    LogConfig {
+        max_size: None,
+        max_file: 1,
+        compress: false,
+        ..LogConfig::new(driver, directory.join("log"))
+    }
 }
 
 /// Writes pieces, each with a time of its own, and ends both streams.
@@ -19,21 +24,32 @@ fn write(config: &LogConfig, pieces: &[(Stream, Vec<u8>)]) {
     let mut scratch = Vec::new();
     let mut now = 1_000;
     for (stream, data) in pieces {
-        writer.append(&mut scratch, *stream, data, now, &|chore| chore.run()).unwrap();
+        writer
+            .append(&mut scratch, *stream, data, now, &|chore| chore.run())
+            .unwrap();
         now += 1_000;
     }
     for stream in [Stream::Stdout, Stream::Stderr] {
-        writer.end(&mut scratch, stream, now, &|chore| chore.run()).unwrap();
+        writer
+            .end(&mut scratch, stream, now, &|chore| chore.run())
+            .unwrap();
     }
 }
 
 fn read(config: &LogConfig, query: LogQuery) -> Vec<LogEntry> {
-    LogReader::open(config, query).unwrap().map(Result::unwrap).collect()
+    LogReader::open(config, query)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect()
 }
 
 /// Docker's copier, from its description: lines, cut into parts of 16 KiB.
 fn expected(pieces: &[(Stream, Vec<u8>)], stream: Stream) -> Vec<Vec<u8>> {
-    let all: Vec<u8> = pieces.iter().filter(|(of, _)| *of == stream).flat_map(|(_, data)| data.clone()).collect();
+    let all: Vec<u8> = pieces
+        .iter()
+        .filter(|(of, _)| *of == stream)
+        .flat_map(|(_, data)| data.clone())
+        .collect();
     let mut entries = Vec::new();
     let mut part = Vec::new();
     for byte in all {
@@ -50,7 +66,11 @@ fn expected(pieces: &[(Stream, Vec<u8>)], stream: Stream) -> Vec<Vec<u8>> {
 }
 
 fn lines(entries: &[LogEntry], stream: Stream) -> Vec<Vec<u8>> {
-    entries.iter().filter(|entry| entry.stream == stream).map(|entry| entry.line.clone()).collect()
+    entries
+        .iter()
+        .filter(|entry| entry.stream == stream)
+        .map(|entry| entry.line.clone())
+        .collect()
 }
 
 fn pieces() -> impl Strategy<Value = Vec<(Stream, Vec<u8>)>> {
@@ -147,14 +167,27 @@ proptest! {
 fn since_and_until() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(directory.path(), LogDriver::Local);
-    let text: Vec<(Stream, Vec<u8>)> = (1..=9).map(|n| (Stream::Stdout, format!("{n}\n").into_bytes())).collect();
+    let text: Vec<(Stream, Vec<u8>)> = (1..=9)
+        .map(|n| (Stream::Stdout, format!("{n}\n").into_bytes()))
+        .collect();
     write(&config, &text);
-    let query = LogQuery { since: Some(3_000), until: Some(5_000), tail: None };
+    let query = LogQuery {
+        since: Some(3_000),
+        until: Some(5_000),
+        tail: None,
+    };
     let mut reader = LogReader::open(&config, query).unwrap();
-    let got: String = reader.by_ref().map(|entry| String::from_utf8(entry.unwrap().line).unwrap()).collect();
+    let got: String = reader
+        .by_ref()
+        .map(|entry| String::from_utf8(entry.unwrap().line).unwrap())
+        .collect();
     assert_eq!(got, "3\n4\n5\n");
     assert!(reader.is_done());
-    let query = LogQuery { since: Some(8_000), until: None, tail: Some(5) };
+    let query = LogQuery {
+        since: Some(8_000),
+        until: None,
+        tail: Some(5),
+    };
     assert_eq!(read(&config, query).len(), 2);
 }
 
@@ -162,8 +195,17 @@ fn since_and_until() {
 fn all_parts_of_a_line_have_its_time() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(directory.path(), LogDriver::Local);
-    write(&config, &[(Stream::Stdout, vec![b'a'; 20_000]), (Stream::Stdout, b"b\nc\n".to_vec())]);
-    let times: Vec<i64> = read(&config, LogQuery::default()).iter().map(|entry| entry.at).collect();
+    write(
+        &config,
+        &[
+            (Stream::Stdout, vec![b'a'; 20_000]),
+            (Stream::Stdout, b"b\nc\n".to_vec()),
+        ],
+    );
+    let times: Vec<i64> = read(&config, LogQuery::default())
+        .iter()
+        .map(|entry| entry.at)
+        .collect();
     assert_eq!(times, [1_000, 1_000, 2_000]);
 }
 
@@ -172,15 +214,25 @@ fn attributes_come_back() {
     for driver in [LogDriver::Local, LogDriver::JsonFile] {
         let directory = tempfile::tempdir().unwrap();
         let mut config = config(directory.path(), driver);
-        config.attributes = vec![("k".to_owned(), "<v>".to_owned()), ("tag".to_owned(), "t".to_owned())];
+        config.attributes = vec![
+            ("k".to_owned(), "<v>".to_owned()),
+            ("tag".to_owned(), "t".to_owned()),
+        ];
         write(&config, &[(Stream::Stdout, b"x\n".to_vec())]);
-        assert_eq!(read(&config, LogQuery::default())[0].attributes, config.attributes);
+        assert_eq!(
+            read(&config, LogQuery::default())[0].attributes,
+            config.attributes
+        );
     }
 }
 
 #[test]
 fn a_follower_sees_every_line_over_rotations() {
-    for (driver, compress) in [(LogDriver::Local, true), (LogDriver::Local, false), (LogDriver::JsonFile, true)] {
+    for (driver, compress) in [
+        (LogDriver::Local, true),
+        (LogDriver::Local, false),
+        (LogDriver::JsonFile, true),
+    ] {
         let directory = tempfile::tempdir().unwrap();
         let mut config = config(directory.path(), driver);
         (config.max_size, config.max_file, config.compress) = (Some(3_000), 200, compress);
@@ -191,7 +243,15 @@ fn a_follower_sees_every_line_over_rotations() {
         let mut got = Vec::new();
         for number in 0..3_000_u32 {
             let line = format!("line {number}\n");
-            writer.append(&mut scratch, Stream::Stdout, line.as_bytes(), i64::from(number), &|chore| waiting.borrow_mut().push(chore)).unwrap();
+            writer
+                .append(
+                    &mut scratch,
+                    Stream::Stdout,
+                    line.as_bytes(),
+                    i64::from(number),
+                    &|chore| waiting.borrow_mut().push(chore),
+                )
+                .unwrap();
             // Compressions happen later than rotations, readings in between.
             if number % 97 == 0 {
                 waiting.take().into_iter().for_each(Chore::run);
@@ -202,14 +262,40 @@ fn a_follower_sees_every_line_over_rotations() {
         }
         waiting.take().into_iter().for_each(Chore::run);
         got.extend(reader.by_ref().map(|entry| entry.unwrap().line));
-        let wanted: Vec<Vec<u8>> = (0..3_000).map(|number| format!("line {number}\n").into_bytes()).collect();
-        assert!(got == wanted, "{driver:?} {compress}: {} of {}", got.len(), wanted.len());
-        let files: Vec<PathBuf> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(files.iter().any(|path| path.extension().is_some_and(|end| end == "gz")), compress);
-        assert!(files.iter().all(|path| !path.to_string_lossy().contains("trash")), "{files:?}");
+        let wanted: Vec<Vec<u8>> = (0..3_000)
+            .map(|number| format!("line {number}\n").into_bytes())
+            .collect();
+        assert!(
+            got == wanted,
+            "{driver:?} {compress}: {} of {}",
+            got.len(),
+            wanted.len()
+        );
+        let files: Vec<PathBuf> = std::fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        assert_eq!(
+            files
+                .iter()
+                .any(|path| path.extension().is_some_and(|end| end == "gz")),
+            compress
+        );
+        assert!(
+            files
+                .iter()
+                .all(|path| !path.to_string_lossy().contains("trash")),
+            "{files:?}"
+        );
         // From the front again, and the tail over several files.
         assert!(read(&config, LogQuery::default()).len() == 3_000);
-        let tail = read(&config, LogQuery { tail: Some(500), ..LogQuery::default() });
+        let tail = read(
+            &config,
+            LogQuery {
+                tail: Some(500),
+                ..LogQuery::default()
+            },
+        );
         assert_eq!((tail.len(), &tail[0].line[..]), (500, &b"line 2500\n"[..]));
     }
 }
@@ -218,7 +304,14 @@ fn a_follower_sees_every_line_over_rotations() {
 fn a_reader_waits_for_a_log_that_is_not_there_yet() {
     let directory = tempfile::tempdir().unwrap();
     let config = config(directory.path(), LogDriver::Local);
-    let mut reader = LogReader::open(&config, LogQuery { tail: Some(10), ..LogQuery::default() }).unwrap();
+    let mut reader = LogReader::open(
+        &config,
+        LogQuery {
+            tail: Some(10),
+            ..LogQuery::default()
+        },
+    )
+    .unwrap();
     assert!(reader.next().is_none());
     write(&config, &[(Stream::Stdout, b"now\n".to_vec())]);
     assert_eq!(reader.next().unwrap().unwrap().line, b"now\n");
@@ -241,8 +334,16 @@ fn a_full_disk_leaves_a_whole_file() {
     config.path = "/dev/full".into();
     let mut writer = LogWriter::new(config);
     let mut scratch = Vec::new();
-    assert!(writer.append(&mut scratch, Stream::Stdout, b"x\n", 1, &|_| {}).is_err());
-    assert!(writer.append(&mut scratch, Stream::Stdout, b"y\n", 2, &|_| {}).is_err());
+    assert!(
+        writer
+            .append(&mut scratch, Stream::Stdout, b"x\n", 1, &|_| {})
+            .is_err()
+    );
+    assert!(
+        writer
+            .append(&mut scratch, Stream::Stdout, b"y\n", 2, &|_| {})
+            .is_err()
+    );
 }
 
 /// Megabytes per second of formatting and writing; run in release with `--ignored --nocapture`.
@@ -259,8 +360,19 @@ fn throughput() {
         let mut scratch = Vec::new();
         let begin = std::time::Instant::now();
         for turn in 0..16_384_i64 {
-            writer.append(&mut scratch, Stream::Stdout, &data, turn * 1_000_000, &|chore| chore.run()).unwrap();
+            writer
+                .append(
+                    &mut scratch,
+                    Stream::Stdout,
+                    &data,
+                    turn * 1_000_000,
+                    &|chore| chore.run(),
+                )
+                .unwrap();
         }
-        println!("{driver:?}: {:.0} MB/s", 1_073.7 / begin.elapsed().as_secs_f64());
+        println!(
+            "{driver:?}: {:.0} MB/s",
+            1_073.7 / begin.elapsed().as_secs_f64()
+        );
     }
 }

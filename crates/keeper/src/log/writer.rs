@@ -96,8 +96,15 @@ impl LogWriter {
         }
         scratch.clear();
         let mut pending = std::mem::take(&mut self.pending[slot(stream)]);
-        let mut batch = Batch { writer: self, out: scratch, now, chores };
-        let result = batch.take(stream, &mut pending, data).and_then(|()| batch.flush());
+        let mut batch = Batch {
+            writer: self,
+            out: scratch,
+            now,
+            chores,
+        };
+        let result = batch
+            .take(stream, &mut pending, data)
+            .and_then(|()| batch.flush());
         self.pending[slot(stream)] = pending;
         if result.is_err() {
             self.recover_after_error();
@@ -109,14 +116,27 @@ impl LogWriter {
     ///
     /// # Errors
     /// File errors.
-    pub(crate) fn end(&mut self, scratch: &mut Vec<u8>, stream: Stream, now: UnixNanos, chores: &dyn Fn(Chore)) -> io::Result<()> {
+    pub(crate) fn end(
+        &mut self,
+        scratch: &mut Vec<u8>,
+        stream: Stream,
+        now: UnixNanos,
+        chores: &dyn Fn(Chore),
+    ) -> io::Result<()> {
         let pending = std::mem::take(&mut self.pending[slot(stream)]);
         if self.is_none() || pending.bytes.is_empty() {
             return Ok(());
         }
         scratch.clear();
-        let mut batch = Batch { writer: self, out: scratch, now, chores };
-        let result = batch.record(stream, pending.since, [&[], &pending.bytes], true).and_then(|_| batch.flush());
+        let mut batch = Batch {
+            writer: self,
+            out: scratch,
+            now,
+            chores,
+        };
+        let result = batch
+            .record(stream, pending.since, [&[], &pending.bytes], true)
+            .and_then(|_| batch.flush());
         if result.is_err() {
             self.recover_after_error();
         }
@@ -136,7 +156,12 @@ impl LogWriter {
     }
 
     fn open(&mut self) -> io::Result<()> {
-        let mut file = File::options().read(true).append(true).create(true).mode(0o640).open(&self.config.path)?;
+        let mut file = File::options()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o640)
+            .open(&self.config.path)?;
         let length = file.metadata()?.len();
         let whole = match self.config.driver {
             LogDriver::Local => whole_local(&mut file, length)?,
@@ -194,12 +219,18 @@ impl Batch<'_> {
 
     /// Completes the line that an earlier batch began, if its newline is here; returns what follows it. Without one,
     /// everything joins the pending line.
-    fn finish_pending<'d>(&mut self, stream: Stream, pending: &mut Pending, data: &'d [u8]) -> io::Result<&'d [u8]> {
+    fn finish_pending<'d>(
+        &mut self,
+        stream: Stream,
+        pending: &mut Pending,
+        data: &'d [u8],
+    ) -> io::Result<&'d [u8]> {
         let newline = memchr::memchr(b'\n', data);
         let mut line = &data[..newline.unwrap_or(data.len())];
         while pending.bytes.len() + line.len() >= MAX_PART {
             let (part, rest) = line.split_at(MAX_PART - pending.bytes.len());
-            pending.since = Some(self.record(stream, pending.since, [&pending.bytes, part], true)?);
+            pending.since =
+                Some(self.record(stream, pending.since, [&pending.bytes, part], true)?);
             pending.bytes.clear();
             line = rest;
         }
@@ -217,7 +248,12 @@ impl Batch<'_> {
     }
 
     /// Writes the whole 16 KiB parts of a line whose end is not known; returns the rest.
-    fn parts<'d>(&mut self, stream: Stream, pending: &mut Pending, line: &'d [u8]) -> io::Result<&'d [u8]> {
+    fn parts<'d>(
+        &mut self,
+        stream: Stream,
+        pending: &mut Pending,
+        line: &'d [u8],
+    ) -> io::Result<&'d [u8]> {
         let mut line = line;
         while let Some((part, rest)) = line.split_at_checked(MAX_PART) {
             pending.since = Some(self.record(stream, pending.since, [&[], part], true)?);
@@ -227,7 +263,13 @@ impl Batch<'_> {
     }
 
     /// Adds one record; returns its time.
-    fn record(&mut self, stream: Stream, at: Option<UnixNanos>, halves: [&[u8]; 2], partial: bool) -> io::Result<UnixNanos> {
+    fn record(
+        &mut self,
+        stream: Stream,
+        at: Option<UnixNanos>,
+        halves: [&[u8]; 2],
+        partial: bool,
+    ) -> io::Result<UnixNanos> {
         if self.writer.file.is_none() {
             self.writer.open()?;
         }
@@ -241,8 +283,18 @@ impl Batch<'_> {
             self.writer.last = self.now.max(self.writer.last + 1);
             self.writer.last
         });
-        let line = Line { stream, at, halves, partial };
-        let LogWriter { config, attributes, time, .. } = &mut *self.writer;
+        let line = Line {
+            stream,
+            at,
+            halves,
+            partial,
+        };
+        let LogWriter {
+            config,
+            attributes,
+            time,
+            ..
+        } = &mut *self.writer;
         match config.driver {
             LogDriver::Local => local::append(self.out, &line, attributes),
             LogDriver::JsonFile => json::append(self.out, time, &line, attributes),
@@ -265,9 +317,17 @@ impl Batch<'_> {
 
     fn rotate(&mut self) -> io::Result<()> {
         self.flush()?;
-        let LogWriter { config, rotation, .. } = &mut *self.writer;
+        let LogWriter {
+            config, rotation, ..
+        } = &mut *self.writer;
         let rotation = rotation.get_or_insert_with(|| rotation_of(&config.path));
-        rotate(&config.path, config.max_file, config.compress, rotation, self.chores)?;
+        rotate(
+            &config.path,
+            config.max_file,
+            config.compress,
+            rotation,
+            self.chores,
+        )?;
         self.writer.close();
         self.writer.open()
     }
@@ -304,7 +364,12 @@ fn ends_with_record(file: &mut File, length: u64) -> io::Result<bool> {
     file.seek(SeekFrom::Start(length - tail.len() as u64))?;
     file.read_exact(&mut tail)?;
     let record = (local::HEAD + local::TAIL) as u64 + u64::from(u32::from_le_bytes(tail));
-    let Some(start) = length.checked_sub(record).filter(|start| *start >= local::MAGIC.len() as u64) else { return Ok(false) };
+    let Some(start) = length
+        .checked_sub(record)
+        .filter(|start| *start >= local::MAGIC.len() as u64)
+    else {
+        return Ok(false);
+    };
     if record > (local::HEAD + local::TAIL + local::MAX_PAYLOAD) as u64 {
         return Ok(false);
     }

@@ -13,7 +13,9 @@ use kekkai_sys::process::CStringArray;
 use kekkai_sys::{Errno, fd, memfd, memory, process, signal};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
 
 use crate::failpoint;
 use crate::server::guardian::{Shared, guard};
@@ -53,7 +55,9 @@ impl Settings {
         settings.foreground = arguments.next_if(|argument| argument == "serve").is_some();
         while let Some(name) = arguments.next() {
             let name = name.to_string_lossy().into_owned();
-            let value = arguments.next().ok_or_else(|| format!("{name} needs a value"))?;
+            let value = arguments
+                .next()
+                .ok_or_else(|| format!("{name} needs a value"))?;
             match name.as_str() {
                 "--exec-root" => settings.exec_root = value.into(),
                 "--spill-dir" => settings.spill_dir = value.into(),
@@ -85,7 +89,10 @@ impl Settings {
 /// The program `kekkai-keeper`.
 pub fn run() -> ExitCode {
     memory::keep_small();
-    if std::env::args_os().nth(1).is_some_and(|argument| argument.as_bytes() == b"--failpoints") {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|argument| argument.as_bytes() == b"--failpoints")
+    {
         failpoint::ALL.iter().for_each(|name| println!("{name}"));
         return ExitCode::SUCCESS;
     }
@@ -114,11 +121,17 @@ fn protect(settings: &Settings) -> Result<(), Errno> {
     if !settings.failpoints.is_empty() {
         kept.push(format!("{FAILPOINTS}={}", settings.failpoints));
     }
-    if let Some(path) = std::env::var_os(NOTIFY).and_then(|path| path.into_string().ok()).filter(|_| settings.foreground) {
+    if let Some(path) = std::env::var_os(NOTIFY)
+        .and_then(|path| path.into_string().ok())
+        .filter(|_| settings.foreground)
+    {
         kept.push(format!("{NOTIFY}={path}"));
     }
     let environment = CStringArray::from_strings(kept.iter().map(String::as_str))?;
-    Err(memfd::execute_protected(&memfd::own_arguments()?, &environment))
+    Err(memfd::execute_protected(
+        &memfd::own_arguments()?,
+        &environment,
+    ))
 }
 
 fn begin(settings: &Settings) -> Result<ExitCode, Errno> {
@@ -139,13 +152,20 @@ fn begin(settings: &Settings) -> Result<ExitCode, Errno> {
         )?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
         if is_served(settings) {
-            eprintln!("kekkai-keeper: another keeper serves {}", settings.exec_root.display());
+            eprintln!(
+                "kekkai-keeper: another keeper serves {}",
+                settings.exec_root.display()
+            );
             return Ok(ExitCode::FAILURE);
         }
         drop(serving);
-        return Ok(ExitCode::from(u8::try_from(guardian(settings, &ready, Some(lock))).unwrap_or(1)));
+        return Ok(ExitCode::from(
+            u8::try_from(guardian(settings, &ready, Some(lock))).unwrap_or(1),
+        ));
     }
-    let guardian = spawn_copied(CloneFlags::NONE, None, &mut || guardian(settings, &ready, None))?;
+    let guardian = spawn_copied(CloneFlags::NONE, None, &mut || {
+        guardian(settings, &ready, None)
+    })?;
     drop(ready);
     drop(guardian);
     let mut byte = [0];
@@ -160,7 +180,10 @@ fn guardian(settings: &Settings, ready: &OwnedFd, lock: Option<OwnedFd>) -> i32 
     let (shared, keep) = match prepare(settings, ready) {
         Ok(prepared) => prepared,
         Err(error) => {
-            eprintln!("kekkai-keeper: cannot prepare {}: {error}", settings.exec_root.display());
+            eprintln!(
+                "kekkai-keeper: cannot prepare {}: {error}",
+                settings.exec_root.display()
+            );
             return 1;
         }
     };
@@ -178,21 +201,38 @@ fn guardian(settings: &Settings, ready: &OwnedFd, lock: Option<OwnedFd>) -> i32 
 
 /// Whether somebody listens at the socket.
 fn is_served(settings: &Settings) -> bool {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    );
     let address = SocketAddrUnix::new(settings.socket());
     matches!((socket, address), (Ok(socket), Ok(address)) if rustix::net::connect(&socket, &address).is_ok())
 }
 
 /// Tells systemd that the socket listens.
 fn notify_ready() {
-    let Some(path) = std::env::var_os(NOTIFY) else { return };
+    let Some(path) = std::env::var_os(NOTIFY) else {
+        return;
+    };
     let address = match path.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddrUnix::new_abstract_name(name),
         None => SocketAddrUnix::new(&path),
     };
-    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None);
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    );
     if let (Ok(address), Ok(socket)) = (address, socket) {
-        let _ = rustix::net::sendto(&socket, b"READY=1", rustix::net::SendFlags::NOSIGNAL, &address);
+        let _ = rustix::net::sendto(
+            &socket,
+            b"READY=1",
+            rustix::net::SendFlags::NOSIGNAL,
+            &address,
+        );
     }
 }
 
@@ -201,13 +241,20 @@ type Prepared = (Shared, (StateTable, OwnedFd, OwnedFd));
 fn prepare(settings: &Settings, ready: &OwnedFd) -> std::io::Result<Prepared> {
     let table = StateTable::open(&settings.exec_root)?;
     if table.header().is_none() {
-        drop(std::fs::remove_file(settings.exec_root.join("keeper.pending")));
+        drop(std::fs::remove_file(
+            settings.exec_root.join("keeper.pending"),
+        ));
     }
     table.disown()?;
     let path = settings.socket();
     // The caller holds the lock and has found that nobody listens there.
     drop(std::fs::remove_file(&path));
-    let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    let listener = socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )?;
     let old = rustix::process::umask(Mode::from_raw_mode(0o177));
     let bound = bind(&listener, &SocketAddrUnix::new(&path)?);
     rustix::process::umask(old);

@@ -36,11 +36,16 @@ impl Chores {
     /// Hands a chore over.
     pub(crate) fn push(&self, chore: Chore) {
         let mut queue = self.lock();
-        let waiting = queue.chores.front().is_some_and(|(since, _)| since.elapsed() > PATIENCE);
+        let waiting = queue
+            .chores
+            .front()
+            .is_some_and(|(since, _)| since.elapsed() > PATIENCE);
         queue.chores.push_back((Instant::now(), chore));
         if queue.threads == 0 || (waiting && queue.idle == 0 && queue.threads < MAX_THREADS) {
             let chores = self.clone();
-            let thread = std::thread::Builder::new().name("kekkai-chores".into()).stack_size(STACK);
+            let thread = std::thread::Builder::new()
+                .name("kekkai-chores".into())
+                .stack_size(STACK);
             if thread.spawn(move || chores.work()).is_ok() {
                 queue.threads += 1;
             }
@@ -69,8 +74,11 @@ impl Chores {
             let mut queue = self.lock();
             while queue.chores.is_empty() {
                 queue.idle += 1;
-                let (back, timeout) =
-                    self.shared.1.wait_timeout(queue, IDLE).unwrap_or_else(PoisonError::into_inner);
+                let (back, timeout) = self
+                    .shared
+                    .1
+                    .wait_timeout(queue, IDLE)
+                    .unwrap_or_else(PoisonError::into_inner);
                 queue = back;
                 queue.idle -= 1;
                 if (timeout.timed_out() || queue.stopping) && queue.chores.is_empty() {
@@ -78,7 +86,9 @@ impl Chores {
                     return;
                 }
             }
-            let Some((_, chore)) = queue.chores.pop_front() else { continue };
+            let Some((_, chore)) = queue.chores.pop_front() else {
+                continue;
+            };
             drop(queue);
             chore.run();
         }

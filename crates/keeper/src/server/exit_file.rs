@@ -12,7 +12,10 @@ use kekkai_types::{ContainerId, ExitStatus};
 use crate::protocol::Exit;
 
 fn path(exec_root: &Path, container: ContainerId) -> PathBuf {
-    exec_root.join("containers").join(container.to_string()).join("exit")
+    exec_root
+        .join("containers")
+        .join(container.to_string())
+        .join("exit")
 }
 
 /// Stores a container's exit. The engine has made the directory; where it has not, the directory is made.
@@ -35,7 +38,11 @@ fn format(exit: &Exit) -> String {
         ExitStatus::Exited(code) => ("exited", code),
         ExitStatus::Signaled(signal) => ("signaled", signal),
     };
-    format!("1 {kind} {number} oom={} at={}\n", u8::from(exit.oom), exit.at)
+    format!(
+        "1 {kind} {number} oom={} at={}\n",
+        u8::from(exit.oom),
+        exit.at
+    )
 }
 
 /// How a container ended, as the keeper stored it; `None` if it has not, or the file makes no sense.
@@ -54,7 +61,11 @@ fn parse(text: &str) -> Option<Exit> {
         ("1", "signaled") => ExitStatus::Signaled(number),
         _ => return None,
     };
-    Some(Exit { status, oom: oom == "1", at })
+    Some(Exit {
+        status,
+        oom: oom == "1",
+        at,
+    })
 }
 
 #[cfg(test)]
@@ -67,8 +78,16 @@ mod tests {
         let container = ContainerId::random();
         assert_eq!(read_exit(directory.path(), container), None);
         for exit in [
-            Exit { status: ExitStatus::Exited(3), oom: false, at: 5 },
-            Exit { status: ExitStatus::Signaled(9), oom: true, at: i64::MAX },
+            Exit {
+                status: ExitStatus::Exited(3),
+                oom: false,
+                at: 5,
+            },
+            Exit {
+                status: ExitStatus::Signaled(9),
+                oom: true,
+                at: i64::MAX,
+            },
         ] {
             store(directory.path(), container, &exit).unwrap();
             assert_eq!(read_exit(directory.path(), container), Some(exit));

@@ -47,14 +47,20 @@ pub(crate) fn guard(settings: &Settings, shared: Shared, first: u32) -> i32 {
     let _ = process::set_child_subreaper(true);
     let _ = process::set_name(c"kekkai-guardian");
     let _ = process::set_dumpable(false);
-    let Ok(table) = kekkai_sys::fd::inherited(shared.state).map(StateTable::inherit) else { return 1 };
-    let Ok(notes) = kekkai_sys::fd::inherited(shared.notes) else { return 1 };
+    let Ok(table) = kekkai_sys::fd::inherited(shared.state).map(StateTable::inherit) else {
+        return 1;
+    };
+    let Ok(notes) = kekkai_sys::fd::inherited(shared.notes) else {
+        return 1;
+    };
     let mut generation = first;
     let mut reaped = 0;
     let mut pause = Duration::from_millis(10);
     loop {
         let born = Instant::now();
-        let spawned = spawn_copied(CloneFlags::FILES, None, &mut || keep(settings, shared, generation));
+        let spawned = spawn_copied(CloneFlags::FILES, None, &mut || {
+            keep(settings, shared, generation)
+        });
         let Ok(keeper) = spawned else {
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_secs(2));

@@ -28,28 +28,46 @@ enum Taken {
 impl Keeper {
     fn session_mut(&mut self, slot: usize) -> Option<&mut SessionLink> {
         match self.links.get_mut(slot) {
-            Some(Link { kind: LinkKind::Session(session), .. }) => Some(session),
+            Some(Link {
+                kind: LinkKind::Session(session),
+                ..
+            }) => Some(session),
             _ => None,
         }
     }
 
     /// A session has input, or has hung up.
-    pub(crate) fn session_ready(&mut self, slot: usize, flags: epoll::EventFlags, buffer: &mut [u8]) {
+    pub(crate) fn session_ready(
+        &mut self,
+        slot: usize,
+        flags: epoll::EventFlags,
+        buffer: &mut [u8],
+    ) {
         let hung_up = flags.intersects(epoll::EventFlags::HUP | epoll::EventFlags::ERR);
         for _ in 0..TURN {
-            let Some(session) = self.session_mut(slot) else { return };
+            let Some(session) = self.session_mut(slot) else {
+                return;
+            };
             let task = session.task;
             let reading = session.stdin && !session.ended && session.pending.is_empty();
-            let running = task.and_then(|task| self.tasks.get(task)).is_some_and(|task| task.record.phase == Phase::Running);
+            let running = task
+                .and_then(|task| self.tasks.get(task))
+                .is_some_and(|task| task.record.phase == Phase::Running);
             if !reading || !running {
                 if hung_up {
                     self.session_hung_up(slot);
                 }
                 return;
             }
-            let Some(session) = self.session_mut(slot) else { return };
+            let Some(session) = self.session_mut(slot) else {
+                return;
+            };
             let size = Frame::MAX_PACKET.min(buffer.len());
-            match rustix::net::recv(session.socket.as_fd(), &mut buffer[..size], rustix::net::RecvFlags::DONTWAIT) {
+            match rustix::net::recv(
+                session.socket.as_fd(),
+                &mut buffer[..size],
+                rustix::net::RecvFlags::DONTWAIT,
+            ) {
                 Ok((0, _)) => {
                     self.input_ended(slot);
                     if hung_up {
@@ -71,11 +89,22 @@ impl Keeper {
 
     /// The client has gone away altogether: its input ends, its output has no reader.
     fn session_hung_up(&mut self, slot: usize) {
-        let Some(Link { kind: LinkKind::Session(session), serial }) = self.links.get(slot) else { return };
+        let Some(Link {
+            kind: LinkKind::Session(session),
+            serial,
+        }) = self.links.get(slot)
+        else {
+            return;
+        };
         let (key, task) = ((slot, *serial), session.task);
         if !session.pending.is_empty() {
             // What it sent is delivered first; the socket is looked at again then.
-            let _ = epoll::delete(&self.epoll, self.links.get(slot).map_or(self.epoll.as_fd(), Link::socket));
+            let _ = epoll::delete(
+                &self.epoll,
+                self.links
+                    .get(slot)
+                    .map_or(self.epoll.as_fd(), Link::socket),
+            );
             return;
         }
         if session.stdin && !session.ended {
@@ -89,7 +118,9 @@ impl Keeper {
     }
 
     fn input(&mut self, slot: usize, data: &[u8]) {
-        let Some(task) = self.session_mut(slot).and_then(|session| session.task) else { return };
+        let Some(task) = self.session_mut(slot).and_then(|session| session.task) else {
+            return;
+        };
         match self.give(task, data) {
             Taken::All | Taken::Nobody => {}
             Taken::Some(count) => {
@@ -104,7 +135,9 @@ impl Keeper {
 
     /// Writes to the process what it will take.
     fn give(&self, task: usize, data: &[u8]) -> Taken {
-        let Some(fd) = self.tasks.get(task).and_then(|task| task.input_fd()) else { return Taken::Nobody };
+        let Some(fd) = self.tasks.get(task).and_then(|task| task.input_fd()) else {
+            return Taken::Nobody;
+        };
         let mut rest = data;
         while !rest.is_empty() {
             match rustix::io::write(fd, rest) {
@@ -119,7 +152,9 @@ impl Keeper {
 
     fn await_stdin(&mut self, slot: usize) {
         let token = Token::Stdin(u32::try_from(slot).unwrap_or(u32::MAX)).data();
-        let Some(fd) = self.tasks.get(slot).and_then(|task| task.input_fd()) else { return };
+        let Some(fd) = self.tasks.get(slot).and_then(|task| task.input_fd()) else {
+            return;
+        };
         let flags = epoll::EventFlags::OUT | epoll::EventFlags::ONESHOT;
         if epoll::add(&self.epoll, fd, token, flags) == Err(Errno::EXIST) {
             let _ = epoll::modify(&self.epoll, fd, token, flags);
@@ -131,13 +166,20 @@ impl Keeper {
         let waiting: Vec<usize> = self
             .sessions_of(slot)
             .into_iter()
-            .filter(|link| self.session_mut(*link).is_some_and(|session| !session.pending.is_empty()))
+            .filter(|link| {
+                self.session_mut(*link)
+                    .is_some_and(|session| !session.pending.is_empty())
+            })
             .collect();
         for link in waiting {
-            let Some(session) = self.session_mut(link) else { continue };
+            let Some(session) = self.session_mut(link) else {
+                continue;
+            };
             let data = std::mem::take(&mut session.pending);
             self.input(link, &data);
-            let still = self.session_mut(link).is_some_and(|session| !session.pending.is_empty());
+            let still = self
+                .session_mut(link)
+                .is_some_and(|session| !session.pending.is_empty());
             if !still {
                 self.resume_input(link);
             }
@@ -146,10 +188,14 @@ impl Keeper {
 
     /// Reads a session's input (again).
     pub(crate) fn resume_input(&mut self, slot: usize) {
-        let Some(session) = self.session_mut(slot) else { return };
+        let Some(session) = self.session_mut(slot) else {
+            return;
+        };
         if session.stdin && !session.ended && session.pending.is_empty() {
             let flags = epoll::EventFlags::IN;
-            let Some(link) = self.links.get(slot) else { return };
+            let Some(link) = self.links.get(slot) else {
+                return;
+            };
             let token = Token::Link(u32::try_from(slot).unwrap_or(u32::MAX), link.serial).data();
             if epoll::modify(&self.epoll, link.socket(), token, flags) == Err(Errno::NOENT) {
                 let _ = epoll::add(&self.epoll, link.socket(), token, flags);
@@ -159,13 +205,19 @@ impl Keeper {
 
     /// The client sends no more input.
     fn input_ended(&mut self, slot: usize) {
-        let Some(session) = self.session_mut(slot) else { return };
+        let Some(session) = self.session_mut(slot) else {
+            return;
+        };
         session.ended = true;
         let task = session.task;
         self.record_link(slot);
         self.rewatch_link(slot, epoll::EventFlags::empty());
         let Some(task) = task else { return };
-        if self.tasks.get(task).is_some_and(|task| task.record.stdin_mode == StdinMode::Once) {
+        if self
+            .tasks
+            .get(task)
+            .is_some_and(|task| task.record.stdin_mode == StdinMode::Once)
+        {
             self.close_stdin(task);
         }
     }
@@ -173,6 +225,10 @@ impl Keeper {
     /// The sessions of a task.
     pub(crate) fn sessions_of(&self, slot: usize) -> Vec<usize> {
         let is = |link: &Link| matches!(&link.kind, LinkKind::Session(session) if session.task == Some(slot));
-        self.links.iter().filter(|(_, link)| is(link)).map(|(number, _)| number).collect()
+        self.links
+            .iter()
+            .filter(|(_, link)| is(link))
+            .map(|(number, _)| number)
+            .collect()
     }
 }

@@ -179,7 +179,12 @@ impl Keeper {
         Ok(keeper)
     }
 
-    pub(crate) fn watch(&self, fd: BorrowedFd<'_>, token: Token, flags: epoll::EventFlags) -> Result<(), Errno> {
+    pub(crate) fn watch(
+        &self,
+        fd: BorrowedFd<'_>,
+        token: Token,
+        flags: epoll::EventFlags,
+    ) -> Result<(), Errno> {
         epoll::add(&self.epoll, fd, token.data(), flags)
     }
 
@@ -194,7 +199,12 @@ impl Keeper {
             if let Some(end) = self.end {
                 return end;
             }
-            if self.pump.is_stuffed() && !self.timers.iter().any(|(_, timer)| *timer == Timer::Stuffed) {
+            if self.pump.is_stuffed()
+                && !self
+                    .timers
+                    .iter()
+                    .any(|(_, timer)| *timer == Timer::Stuffed)
+            {
                 self.after(STUFFED, Timer::Stuffed);
             }
             events.clear();
@@ -240,7 +250,9 @@ impl Keeper {
             return;
         }
         let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.timers).into_iter().partition(|(at, _)| *at <= now);
+        let (due, later) = std::mem::take(&mut self.timers)
+            .into_iter()
+            .partition(|(at, _)| *at <= now);
         self.timers = later;
         let due: Vec<(Instant, Timer)> = due;
         for (_, timer) in due {
@@ -260,7 +272,9 @@ impl Keeper {
     fn take_notes(&mut self) {
         for note in self.pump.take_notes() {
             match note {
-                Note::StreamEnded(io, stream, run) if self.is_current(io) => self.stream_ended(io.slot, stream, run),
+                Note::StreamEnded(io, stream, run) if self.is_current(io) => {
+                    self.stream_ended(io.slot, stream, run)
+                }
                 Note::Drained(io) if self.is_current(io) => self.drained(io.slot),
                 Note::StreamEnded(..) | Note::Drained(_) => {}
                 Note::SessionOver(link) | Note::WatchOver(link) => self.close_link_of(link),
@@ -271,7 +285,9 @@ impl Keeper {
 
     /// Whether a task's output is that of the task that has its place now.
     fn is_current(&self, io: IoKey) -> bool {
-        self.tasks.get(io.slot).is_some_and(|task| task.io.key == io)
+        self.tasks
+            .get(io.slot)
+            .is_some_and(|task| task.io.key == io)
     }
 
     /// The guardian is gone: end the threads, so that this process may fork, and take its place.
@@ -292,8 +308,15 @@ impl Keeper {
     fn guardian_reaped(&mut self) {
         let mut count = [0; 8];
         let _ = rustix::io::read(&self.guardian_notes, &mut count);
-        let waiting: Vec<usize> = self.tasks.iter().filter(|(_, task)| task.is_unreaped()).map(|(slot, _)| slot).collect();
-        waiting.into_iter().for_each(|slot| self.process_ended(slot));
+        let waiting: Vec<usize> = self
+            .tasks
+            .iter()
+            .filter(|(_, task)| task.is_unreaped())
+            .map(|(slot, _)| slot)
+            .collect();
+        waiting
+            .into_iter()
+            .for_each(|slot| self.process_ended(slot));
     }
 
     /// The directory of the exec root.

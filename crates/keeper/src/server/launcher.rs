@@ -12,8 +12,8 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use kekkai_runtime::{
-    ContainerPlan, ExecPlan, ExecTarget, JoinNamespace, LaunchError, LaunchFds, Launched, NamespaceKind, Parent, Stdio,
-    WindowSize, launch_container, launch_exec,
+    ContainerPlan, ExecPlan, ExecTarget, JoinNamespace, LaunchError, LaunchFds, Launched,
+    NamespaceKind, Parent, Stdio, WindowSize, launch_container, launch_exec,
 };
 use kekkai_sys::clone::{CloneFlags, spawn_copied};
 use kekkai_sys::{Errno, fd, process, socket};
@@ -61,7 +61,12 @@ pub(crate) enum JobStdio {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Done {
     /// Descriptors: pidfd, then those that are named here.
-    Launched { pid: i32, master: bool, devpts: bool, rootfs: bool },
+    Launched {
+        pid: i32,
+        master: bool,
+        devpts: bool,
+        rootfs: bool,
+    },
     /// It could not be started.
     Failed(Failure),
     /// For [`Job::Pids`] (empty for [`Job::Kill`]).
@@ -81,7 +86,11 @@ pub(crate) struct Spawned {
 /// Makes a launcher. The caller must be single-threaded. With `sibling` it becomes the child of the caller's parent.
 pub(crate) fn spawn(sibling: bool) -> Result<Spawned, Errno> {
     let (ours, theirs) = socket::message_pair()?;
-    let flags = if sibling { CloneFlags::PARENT } else { CloneFlags::NONE };
+    let flags = if sibling {
+        CloneFlags::PARENT
+    } else {
+        CloneFlags::NONE
+    };
     let number = theirs.as_raw_fd();
     let child = spawn_copied(flags, None, &mut || {
         // Standard error stays for a last word.
@@ -96,13 +105,19 @@ pub(crate) fn spawn(sibling: bool) -> Result<Spawned, Errno> {
     })?;
     drop(theirs);
     rustix::io::ioctl_fionbio(&ours, true)?;
-    Ok(Spawned { pid: child.pid, pidfd: child.pidfd, socket: ours })
+    Ok(Spawned {
+        pid: child.pid,
+        pidfd: child.pidfd,
+        socket: ours,
+    })
 }
 
 /// A launcher's life: job after job until the keeper's side closes.
 fn serve(number: i32) -> i32 {
     // The fork's copy of the owner is never dropped: this process ends by `_exit`.
-    let Ok(socket) = fd::inherited(number) else { return 1 };
+    let Ok(socket) = fd::inherited(number) else {
+        return 1;
+    };
     kekkai_sys::signal::block_all();
     let mut buffer = vec![0; transport::BUFFER];
     loop {
@@ -118,7 +133,9 @@ fn serve(number: i32) -> i32 {
             Err(_) => (Done::Failed(internal("bad job")), Vec::new()),
         };
         failpoint::hit("launcher.launched");
-        let Ok(body) = postcard::to_stdvec(&done) else { return 1 };
+        let Ok(body) = postcard::to_stdvec(&done) else {
+            return 1;
+        };
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         if transport::send(&socket, Kind::Response, VERSION, sequence, &body, &borrowed).is_err() {
             return 1;
@@ -129,7 +146,12 @@ fn serve(number: i32) -> i32 {
 fn perform(job: Job, fds: Vec<OwnedFd>) -> (Done, Vec<OwnedFd>) {
     let result = match job {
         Job::Container { plan, stdio, joins } => start(&plan, stdio, &joins, fds),
-        Job::Exec { plan, stdio, pid, devpts } => exec(&plan, stdio, pid, devpts, fds),
+        Job::Exec {
+            plan,
+            stdio,
+            pid,
+            devpts,
+        } => exec(&plan, stdio, pid, devpts, fds),
         Job::Kill { cgroup } => {
             kill(&cgroup);
             return (Done::Pids(Vec::new()), Vec::new());
@@ -149,25 +171,38 @@ fn perform(job: Job, fds: Vec<OwnedFd>) -> (Done, Vec<OwnedFd>) {
 }
 
 fn launched_answer(launched: Launched) -> (Done, Vec<OwnedFd>) {
-    let (master, devpts) = launched.console.map(|console| (console.master, console.devpts)).unzip();
+    let (master, devpts) = launched
+        .console
+        .map(|console| (console.master, console.devpts))
+        .unzip();
     let done = Done::Launched {
         pid: launched.pid,
         master: master.is_some(),
         devpts: devpts.is_some(),
         rootfs: launched.rootfs.is_some(),
     };
-    let fds = [Some(launched.pidfd), master, devpts, launched.rootfs].into_iter().flatten().collect();
+    let fds = [Some(launched.pidfd), master, devpts, launched.rootfs]
+        .into_iter()
+        .flatten()
+        .collect();
     (done, fds)
 }
 
-fn start(plan: &[u8], stdio: JobStdio, joins: &[Join], fds: Vec<OwnedFd>) -> Result<Launched, Failure> {
+fn start(
+    plan: &[u8],
+    stdio: JobStdio,
+    joins: &[Join],
+    fds: Vec<OwnedFd>,
+) -> Result<Launched, Failure> {
     let plan = ContainerPlan::from_bytes(plan).map_err(|error| internal(&error.to_string()))?;
     let mut fds = fds.into_iter();
     let stdio = take_stdio(stdio, &mut fds)?;
     let mut netns = None;
     let mut namespaces = Vec::new();
     for join in joins {
-        let fd = fds.next().ok_or_else(|| internal("a descriptor is missing"))?;
+        let fd = fds
+            .next()
+            .ok_or_else(|| internal("a descriptor is missing"))?;
         let kind = match join {
             Join::Network => {
                 netns = Some(fd);
@@ -181,18 +216,40 @@ fn start(plan: &[u8], stdio: JobStdio, joins: &[Join], fds: Vec<OwnedFd>) -> Res
         };
         namespaces.push(JoinNamespace { kind, fd });
     }
-    let fds = LaunchFds { stdio, netns, namespaces, parent: Parent::CallersParent };
+    let fds = LaunchFds {
+        stdio,
+        netns,
+        namespaces,
+        parent: Parent::CallersParent,
+    };
     launch_container(&plan, fds).map_err(|error| failure(&error))
 }
 
-fn exec(plan: &[u8], stdio: JobStdio, pid: i32, devpts: bool, fds: Vec<OwnedFd>) -> Result<Launched, Failure> {
+fn exec(
+    plan: &[u8],
+    stdio: JobStdio,
+    pid: i32,
+    devpts: bool,
+    fds: Vec<OwnedFd>,
+) -> Result<Launched, Failure> {
     let plan = ExecPlan::from_bytes(plan).map_err(|error| internal(&error.to_string()))?;
     let mut fds = fds.into_iter();
     let stdio = take_stdio(stdio, &mut fds)?;
-    let pidfd = fds.next().ok_or_else(|| internal("a descriptor is missing"))?;
+    let pidfd = fds
+        .next()
+        .ok_or_else(|| internal("a descriptor is missing"))?;
     let devpts = if devpts { fds.next() } else { None };
-    let target = ExecTarget { pid, pidfd: pidfd.as_fd(), devpts: devpts.as_ref().map(AsFd::as_fd) };
-    let fds = LaunchFds { stdio, netns: None, namespaces: Vec::new(), parent: Parent::CallersParent };
+    let target = ExecTarget {
+        pid,
+        pidfd: pidfd.as_fd(),
+        devpts: devpts.as_ref().map(AsFd::as_fd),
+    };
+    let fds = LaunchFds {
+        stdio,
+        netns: None,
+        namespaces: Vec::new(),
+        parent: Parent::CallersParent,
+    };
     launch_exec(&plan, &target, fds).map_err(|error| failure(&error))
 }
 
@@ -200,20 +257,31 @@ fn take_stdio(stdio: JobStdio, fds: &mut impl Iterator<Item = OwnedFd>) -> Resul
     let missing = || internal("a descriptor is missing");
     Ok(match stdio {
         JobStdio::Pipes { stdin } => Stdio::Pipes {
-            stdin: if stdin { Some(fds.next().ok_or_else(missing)?) } else { None },
+            stdin: if stdin {
+                Some(fds.next().ok_or_else(missing)?)
+            } else {
+                None
+            },
             stdout: Some(fds.next().ok_or_else(missing)?),
             stderr: Some(fds.next().ok_or_else(missing)?),
         },
-        JobStdio::Terminal(size) => {
-            Stdio::Terminal { size: size.map(|size| WindowSize { rows: size.rows, columns: size.columns }) }
-        }
+        JobStdio::Terminal(size) => Stdio::Terminal {
+            size: size.map(|size| WindowSize {
+                rows: size.rows,
+                columns: size.columns,
+            }),
+        },
     })
 }
 
 /// Kills what is in a cgroup, until nothing is; a second at most.
 fn kill(cgroup: &str) {
-    let Ok(layout) = kekkai_cgroups::detect() else { return };
-    let Ok(cgroup) = kekkai_cgroups::Cgroup::new(&layout, cgroup) else { return };
+    let Ok(layout) = kekkai_cgroups::detect() else {
+        return;
+    };
+    let Ok(cgroup) = kekkai_cgroups::Cgroup::new(&layout, cgroup) else {
+        return;
+    };
     for _ in 0..100 {
         if cgroup.pids().map_or(true, |pids| pids.is_empty()) {
             return;
@@ -224,16 +292,30 @@ fn kill(cgroup: &str) {
 }
 
 fn pids(cgroup: &str) -> Vec<u32> {
-    let Ok(layout) = kekkai_cgroups::detect() else { return Vec::new() };
-    let pids = kekkai_cgroups::Cgroup::new(&layout, cgroup).and_then(|cgroup| cgroup.pids()).unwrap_or_default();
-    pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()).collect()
+    let Ok(layout) = kekkai_cgroups::detect() else {
+        return Vec::new();
+    };
+    let pids = kekkai_cgroups::Cgroup::new(&layout, cgroup)
+        .and_then(|cgroup| cgroup.pids())
+        .unwrap_or_default();
+    pids.into_iter()
+        .filter_map(|pid| u32::try_from(pid).ok())
+        .collect()
 }
 
 fn failure(error: &LaunchError) -> Failure {
-    Failure { class: error.class(), exit_code: error.exit_code(), message: error.message.clone() }
+    Failure {
+        class: error.class(),
+        exit_code: error.exit_code(),
+        message: error.message.clone(),
+    }
 }
 
 /// A failure of our own.
 pub(crate) fn internal(message: &str) -> Failure {
-    Failure { class: ErrorClass::Internal, exit_code: 125, message: message.to_owned() }
+    Failure {
+        class: ErrorClass::Internal,
+        exit_code: 125,
+        message: message.to_owned(),
+    }
 }

@@ -46,7 +46,10 @@ pub(crate) struct Link {
 pub(crate) enum LinkKind {
     Connection(Connection),
     Session(SessionLink),
-    Watch { socket: Arc<OwnedFd>, task: Option<usize> },
+    Watch {
+        socket: Arc<OwnedFd>,
+        task: Option<usize>,
+    },
 }
 
 /// A daemon.
@@ -85,17 +88,25 @@ pub(crate) struct SessionLink {
 
 impl Connection {
     pub(crate) fn new(socket: OwnedFd, version: u16) -> Self {
-        Self { socket, version, waiting: VecDeque::new() }
+        Self {
+            socket,
+            version,
+            waiting: VecDeque::new(),
+        }
     }
 }
 
 impl Link {
     fn record(&self) -> LinkRecord {
-        let place = |task: &Option<usize>| task.and_then(|task| u32::try_from(task).ok()).unwrap_or(u32::MAX);
+        let place = |task: &Option<usize>| {
+            task.and_then(|task| u32::try_from(task).ok())
+                .unwrap_or(u32::MAX)
+        };
         match &self.kind {
-            LinkKind::Connection(connection) => {
-                LinkRecord::Connection { socket: connection.socket.as_raw_fd(), version: connection.version }
-            }
+            LinkKind::Connection(connection) => LinkRecord::Connection {
+                socket: connection.socket.as_raw_fd(),
+                version: connection.version,
+            },
             LinkKind::Session(session) => LinkRecord::Session {
                 socket: session.socket.as_raw_fd(),
                 task: place(&session.task),
@@ -106,7 +117,10 @@ impl Link {
                 ended: session.ended,
                 spill: session.backlog.as_ref().map_or(-1, |file| file.as_raw_fd()),
             },
-            LinkKind::Watch { socket, task } => LinkRecord::Watch { socket: socket.as_raw_fd(), task: place(task) },
+            LinkKind::Watch { socket, task } => LinkRecord::Watch {
+                socket: socket.as_raw_fd(),
+                task: place(task),
+            },
         }
     }
 
@@ -132,9 +146,12 @@ impl Link {
 impl Keeper {
     /// Takes in whoever waits at the listening socket.
     pub(crate) fn accept(&mut self) {
-        while let Ok(socket) = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        while let Ok(socket) =
+            accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+        {
             let ours = rustix::process::geteuid().as_raw();
-            let allowed = kekkai_sys::socket::peer(&socket).is_ok_and(|(_, uid, _)| uid == ours || uid == 0);
+            let allowed =
+                kekkai_sys::socket::peer(&socket).is_ok_and(|(_, uid, _)| uid == ours || uid == 0);
             if allowed {
                 // Without a free place the socket is closed, and the other side sees it.
                 let _ = self.add_link(LinkKind::Connection(Connection::new(socket, VERSION)));
@@ -145,7 +162,13 @@ impl Keeper {
     /// Takes a socket in: recorded, then watched.
     pub(crate) fn add_link(&mut self, kind: LinkKind) -> Option<usize> {
         self.serial = self.serial.wrapping_add(1);
-        let slot = self.links.insert(Link { serial: self.serial, kind }).ok()?;
+        let slot = self
+            .links
+            .insert(Link {
+                serial: self.serial,
+                kind,
+            })
+            .ok()?;
         self.record_link(slot);
         if self.watch_link(slot).is_err() {
             self.close_link(slot);
@@ -156,7 +179,9 @@ impl Keeper {
 
     /// Watches a link's socket.
     pub(crate) fn watch_link(&self, slot: usize) -> Result<(), Errno> {
-        let Some(link) = self.links.get(slot) else { return Err(Errno::NOENT) };
+        let Some(link) = self.links.get(slot) else {
+            return Err(Errno::NOENT);
+        };
         let flags = match &link.kind {
             LinkKind::Connection(_) | LinkKind::Watch { .. } => epoll::EventFlags::IN,
             // Input is read once the process runs; hanging up is told in any case.
@@ -172,18 +197,32 @@ impl Keeper {
     /// Changes what a link is watched for.
     pub(crate) fn rewatch_link(&self, slot: usize, flags: epoll::EventFlags) {
         if let Some(link) = self.links.get(slot) {
-            let _ = epoll::modify(&self.epoll, link.socket(), self.link_token(slot, link).data(), flags);
+            let _ = epoll::modify(
+                &self.epoll,
+                link.socket(),
+                self.link_token(slot, link).data(),
+                flags,
+            );
         }
     }
 
     /// Writes a link into the state table.
     pub(crate) fn record_link(&self, slot: usize) {
-        drop(self.state.write_link(slot, self.links.get(slot).map(Link::record).as_ref()));
+        drop(
+            self.state
+                .write_link(slot, self.links.get(slot).map(Link::record).as_ref()),
+        );
     }
 
     /// A session's waiting bytes are in this file now.
     pub(crate) fn record_backlog(&mut self, (slot, wanted): LinkKey, file: Option<Arc<File>>) {
-        let Some(Link { kind: LinkKind::Session(session), serial }) = self.links.get_mut(slot) else { return };
+        let Some(Link {
+            kind: LinkKind::Session(session),
+            serial,
+        }) = self.links.get_mut(slot)
+        else {
+            return;
+        };
         if *serial != wanted {
             return;
         }
@@ -196,17 +235,26 @@ impl Keeper {
 
     /// Closes a link, if it still has its place.
     pub(crate) fn close_link_of(&mut self, (slot, serial): LinkKey) {
-        if self.links.get(slot).is_some_and(|link| link.serial == serial) {
+        if self
+            .links
+            .get(slot)
+            .is_some_and(|link| link.serial == serial)
+        {
             self.close_link(slot);
         }
     }
 
     /// Strikes a link out and closes it.
     pub(crate) fn close_link(&mut self, slot: usize) {
-        let Some(link) = self.links.remove(slot) else { return };
+        let Some(link) = self.links.remove(slot) else {
+            return;
+        };
         drop(self.state.write_link(slot, None));
         let _ = epoll::delete(&self.epoll, link.socket());
-        if let LinkKind::Session(SessionLink { backlog: Some(file), .. }) = link.kind
+        if let LinkKind::Session(SessionLink {
+            backlog: Some(file),
+            ..
+        }) = link.kind
             && let Some(file) = Arc::into_inner(file)
         {
             self.chores.push(Chore::Close(file.into()));
@@ -214,15 +262,24 @@ impl Keeper {
     }
 
     /// Something happened at a link.
-    pub(crate) fn link_ready(&mut self, slot: usize, serial: u16, flags: epoll::EventFlags, buffer: &mut [u8]) {
-        let Some(link) = self.links.get(slot).filter(|link| link.serial == serial) else { return };
+    pub(crate) fn link_ready(
+        &mut self,
+        slot: usize,
+        serial: u16,
+        flags: epoll::EventFlags,
+        buffer: &mut [u8],
+    ) {
+        let Some(link) = self.links.get(slot).filter(|link| link.serial == serial) else {
+            return;
+        };
         match &link.kind {
             LinkKind::Connection(_) => self.connection_ready(slot, flags, buffer),
             LinkKind::Session(_) => self.session_ready(slot, flags, buffer),
             LinkKind::Watch { task, .. } => {
                 // Nothing is ever sent to us here: the reader is gone.
                 if let Some(task) = task.and_then(|task| self.tasks.get(task)) {
-                    self.pump.command(&task.io, Command::Unwatch((slot, serial)));
+                    self.pump
+                        .command(&task.io, Command::Unwatch((slot, serial)));
                 }
                 self.close_link(slot);
             }
@@ -234,11 +291,21 @@ impl Keeper {
             self.send_waiting(slot);
         }
         for _ in 0..TURN {
-            let Some(Link { serial, kind: LinkKind::Connection(connection) }) = self.links.get(slot) else { return };
+            let Some(Link {
+                serial,
+                kind: LinkKind::Connection(connection),
+            }) = self.links.get(slot)
+            else {
+                return;
+            };
             let serial = *serial;
             match transport::receive(&connection.socket, buffer) {
                 Ok(message) if message.header.kind == Kind::Request => {
-                    let reply = ReplyTo { link: slot, serial, sequence: message.header.sequence };
+                    let reply = ReplyTo {
+                        link: slot,
+                        serial,
+                        sequence: message.header.sequence,
+                    };
                     self.request(&reply, message.header.version, &message.body, message.fds);
                 }
                 Err(ReceiveError::Empty) => return,
@@ -249,7 +316,10 @@ impl Keeper {
 
     /// Answers a request, if its sender is still there.
     pub(crate) fn reply(&mut self, to: &ReplyTo, response: &Response, fds: &[BorrowedFd<'_>]) {
-        if self.links.get(to.link).is_some_and(|link| link.serial == to.serial)
+        if self
+            .links
+            .get(to.link)
+            .is_some_and(|link| link.serial == to.serial)
             && let Ok(body) = encode_body(response)
         {
             self.send(to.link, Kind::Response, to.sequence, &body, fds);
@@ -265,33 +335,83 @@ impl Keeper {
             .filter(|(_, link)| matches!(link.kind, LinkKind::Connection(_)))
             .map(|(slot, _)| slot)
             .collect();
-        connections.into_iter().for_each(|slot| self.send(slot, Kind::Event, 0, &body, &[]));
+        connections
+            .into_iter()
+            .for_each(|slot| self.send(slot, Kind::Event, 0, &body, &[]));
     }
 
-    fn send(&mut self, slot: usize, kind: Kind, sequence: u64, body: &[u8], fds: &[BorrowedFd<'_>]) {
-        let Some(Link { kind: LinkKind::Connection(connection), .. }) = self.links.get_mut(slot) else { return };
+    fn send(
+        &mut self,
+        slot: usize,
+        kind: Kind,
+        sequence: u64,
+        body: &[u8],
+        fds: &[BorrowedFd<'_>],
+    ) {
+        let Some(Link {
+            kind: LinkKind::Connection(connection),
+            ..
+        }) = self.links.get_mut(slot)
+        else {
+            return;
+        };
         if connection.waiting.is_empty() {
-            match transport::send(&connection.socket, kind, connection.version, sequence, body, fds) {
+            match transport::send(
+                &connection.socket,
+                kind,
+                connection.version,
+                sequence,
+                body,
+                fds,
+            ) {
                 Ok(()) => return,
                 Err(Errno::AGAIN) => {}
                 Err(_) => return self.close_link(slot),
             }
         }
         let copies: Result<Vec<_>, _> = fds.iter().map(BorrowedFd::try_clone_to_owned).collect();
-        let Ok(fds) = copies else { return self.close_link(slot) };
+        let Ok(fds) = copies else {
+            return self.close_link(slot);
+        };
         if connection.waiting.len() >= MAX_WAITING {
             return self.close_link(slot);
         }
-        connection.waiting.push_back(Waiting { kind, sequence, body: body.to_vec(), fds });
+        connection.waiting.push_back(Waiting {
+            kind,
+            sequence,
+            body: body.to_vec(),
+            fds,
+        });
         self.rewatch_link(slot, epoll::EventFlags::IN | epoll::EventFlags::OUT);
     }
 
     fn send_waiting(&mut self, slot: usize) {
         loop {
-            let Some(Link { kind: LinkKind::Connection(connection), .. }) = self.links.get_mut(slot) else { return };
-            let Some(Waiting { kind, sequence, body, fds }) = connection.waiting.front() else { break };
+            let Some(Link {
+                kind: LinkKind::Connection(connection),
+                ..
+            }) = self.links.get_mut(slot)
+            else {
+                return;
+            };
+            let Some(Waiting {
+                kind,
+                sequence,
+                body,
+                fds,
+            }) = connection.waiting.front()
+            else {
+                break;
+            };
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            match transport::send(&connection.socket, *kind, connection.version, *sequence, body, &fds) {
+            match transport::send(
+                &connection.socket,
+                *kind,
+                connection.version,
+                *sequence,
+                body,
+                &fds,
+            ) {
                 Ok(()) => drop(connection.waiting.pop_front()),
                 Err(Errno::AGAIN) => return,
                 Err(_) => return self.close_link(slot),

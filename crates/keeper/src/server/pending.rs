@@ -26,7 +26,13 @@ impl PendingStore {
     /// Opens or makes the file of an exec root.
     pub(crate) fn open(exec_root: &Path) -> io::Result<Self> {
         let path = exec_root.join("keeper.pending");
-        let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
         Ok(Self { file })
     }
 
@@ -36,12 +42,16 @@ impl PendingStore {
 
     /// Keeps the end of a stream; whether that was possible.
     pub(crate) fn save(&self, slot: usize, stream: usize, bytes: &[u8]) -> bool {
-        let Ok(length) = u16::try_from(bytes.len()) else { return false };
+        let Ok(length) = u16::try_from(bytes.len()) else {
+            return false;
+        };
         let mut record = Vec::with_capacity(6 + bytes.len());
         record.extend_from_slice(&length.to_le_bytes());
         record.extend_from_slice(&checksum(bytes).to_le_bytes());
         record.extend_from_slice(bytes);
-        self.file.write_all_at(&record, Self::place(slot, stream)).is_ok()
+        self.file
+            .write_all_at(&record, Self::place(slot, stream))
+            .is_ok()
     }
 
     /// Strikes it out.
@@ -52,10 +62,21 @@ impl PendingStore {
     /// What is kept of a stream; empty for nothing.
     pub(crate) fn load(&self, slot: usize, stream: usize) -> Vec<u8> {
         let mut bytes = vec![0; 6 + MAX_PART];
-        let count = self.file.read_at(&mut bytes, Self::place(slot, stream)).unwrap_or(0);
-        let Some(([a, b, c, d, e, f], rest)) = bytes[..count].split_first_chunk::<6>() else { return Vec::new() };
-        let kept = rest.get(..usize::from(u16::from_le_bytes([*a, *b]))).unwrap_or_default();
-        if checksum(kept) == u32::from_le_bytes([*c, *d, *e, *f]) { kept.to_vec() } else { Vec::new() }
+        let count = self
+            .file
+            .read_at(&mut bytes, Self::place(slot, stream))
+            .unwrap_or(0);
+        let Some(([a, b, c, d, e, f], rest)) = bytes[..count].split_first_chunk::<6>() else {
+            return Vec::new();
+        };
+        let kept = rest
+            .get(..usize::from(u16::from_le_bytes([*a, *b])))
+            .unwrap_or_default();
+        if checksum(kept) == u32::from_le_bytes([*c, *d, *e, *f]) {
+            kept.to_vec()
+        } else {
+            Vec::new()
+        }
     }
 
     /// Empties a place and gives its memory back.

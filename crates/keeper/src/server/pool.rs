@@ -77,8 +77,21 @@ impl Keeper {
     pub(crate) fn add_launcher(&mut self, number: u32, pid: i32, pidfd: OwnedFd, socket: OwnedFd) {
         let jobs = Vec::new();
         self.next_launcher = self.next_launcher.max(number.wrapping_add(1));
-        if self.watch(socket.as_fd(), Token::Launcher(number), epoll::EventFlags::IN).is_ok() {
-            self.launchers.push(Launcher { number, pid, pidfd, socket, jobs });
+        if self
+            .watch(
+                socket.as_fd(),
+                Token::Launcher(number),
+                epoll::EventFlags::IN,
+            )
+            .is_ok()
+        {
+            self.launchers.push(Launcher {
+                number,
+                pid,
+                pidfd,
+                socket,
+                jobs,
+            });
         }
     }
 
@@ -110,38 +123,84 @@ impl Keeper {
         if self.queue.len() >= MAX_QUEUE {
             return self.job_failed(purpose, "too many starts are waiting");
         }
-        self.queue.push_back(QueuedJob { id, purpose, job, fds });
+        self.queue.push_back(QueuedJob {
+            id,
+            purpose,
+            job,
+            fds,
+        });
         self.dispatch_jobs();
     }
 
     fn dispatch_jobs(&mut self) {
         while !self.queue.is_empty() {
-            let Some(at) = self.launchers.iter().position(|launcher| launcher.jobs.is_empty()) else { return };
-            let idle = self.launchers.iter().filter(|launcher| launcher.jobs.is_empty()).count();
+            let Some(at) = self
+                .launchers
+                .iter()
+                .position(|launcher| launcher.jobs.is_empty())
+            else {
+                return;
+            };
+            let idle = self
+                .launchers
+                .iter()
+                .filter(|launcher| launcher.jobs.is_empty())
+                .count();
             // Everyone else is at work and more may come: the last idle one makes another before it works.
             if idle == 1 && self.launchers.len() < MAX_LAUNCHERS {
                 let id = self.job_id();
-                self.send_job(at, QueuedJob { id, purpose: Purpose::Sibling, job: Job::Clone, fds: Vec::new() });
+                self.send_job(
+                    at,
+                    QueuedJob {
+                        id,
+                        purpose: Purpose::Sibling,
+                        job: Job::Clone,
+                        fds: Vec::new(),
+                    },
+                );
             }
-            let Some(job) = self.queue.pop_front() else { return };
+            let Some(job) = self.queue.pop_front() else {
+                return;
+            };
             self.send_job(at, job);
         }
     }
 
     fn send_job(&mut self, at: usize, queued: QueuedJob) {
-        let QueuedJob { id, purpose, job, fds } = queued;
-        let Some(number) = self.launchers.get(at).map(|launcher| launcher.number) else { return };
+        let QueuedJob {
+            id,
+            purpose,
+            job,
+            fds,
+        } = queued;
+        let Some(number) = self.launchers.get(at).map(|launcher| launcher.number) else {
+            return;
+        };
         if let Purpose::Start(slot) = purpose {
             // A new keeper must know whom to ask.
             if let Some(task) = self.tasks.get_mut(slot) {
-                task.record.phase = Phase::Starting { job: id, launcher: Some(number) };
+                task.record.phase = Phase::Starting {
+                    job: id,
+                    launcher: Some(number),
+                };
             }
             self.record_task(slot);
         }
-        let Some(launcher) = self.launchers.get_mut(at) else { return };
-        let Ok(body) = postcard::to_stdvec(&job) else { return self.job_failed(purpose, "bad job") };
+        let Some(launcher) = self.launchers.get_mut(at) else {
+            return;
+        };
+        let Ok(body) = postcard::to_stdvec(&job) else {
+            return self.job_failed(purpose, "bad job");
+        };
         let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-        match transport::send(&launcher.socket, Kind::Request, VERSION, id, &body, &borrowed) {
+        match transport::send(
+            &launcher.socket,
+            Kind::Request,
+            VERSION,
+            id,
+            &body,
+            &borrowed,
+        ) {
             Ok(()) => launcher.jobs.push((id, purpose)),
             Err(error) => {
                 let message = format!("cannot hand the job to a launcher: {error}");
@@ -152,7 +211,13 @@ impl Keeper {
 
     /// A launcher has answered, or is gone.
     pub(crate) fn launcher_ready(&mut self, number: u32, buffer: &mut [u8]) {
-        let Some(at) = self.launchers.iter().position(|launcher| launcher.number == number) else { return };
+        let Some(at) = self
+            .launchers
+            .iter()
+            .position(|launcher| launcher.number == number)
+        else {
+            return;
+        };
         let launcher = &mut self.launchers[at];
         // Looked at, not taken: should this keeper die before it has recorded what came, the next one finds it here.
         let message = match transport::peek(&launcher.socket, buffer) {
@@ -160,7 +225,9 @@ impl Keeper {
             Err(ReceiveError::Empty) => return,
             Err(_) => return self.launcher_died(at),
         };
-        let Ok(done) = postcard::from_bytes::<Done>(&message.body) else { return self.launcher_died(at) };
+        let Ok(done) = postcard::from_bytes::<Done>(&message.body) else {
+            return self.launcher_died(at);
+        };
         let (fds, id) = (message.fds, message.header.sequence);
         failpoint::hit("start.launched");
         if let Some(job) = launcher.jobs.iter().position(|(known, _)| *known == id) {
@@ -176,7 +243,11 @@ impl Keeper {
                 self.job_done(purpose, done, fds);
             }
         }
-        if let Some(launcher) = self.launchers.iter().find(|launcher| launcher.number == number) {
+        if let Some(launcher) = self
+            .launchers
+            .iter()
+            .find(|launcher| launcher.number == number)
+        {
             transport::discard(&launcher.socket);
         }
         self.dispatch_jobs();
@@ -184,14 +255,24 @@ impl Keeper {
 
     fn job_done(&mut self, purpose: Purpose, done: Done, fds: Vec<OwnedFd>) {
         match (purpose, done) {
-            (Purpose::Start(slot), Done::Launched { pid, master, devpts, rootfs }) => {
+            (
+                Purpose::Start(slot),
+                Done::Launched {
+                    pid,
+                    master,
+                    devpts,
+                    rootfs,
+                },
+            ) => {
                 self.launched(slot, pid, [true, master, devpts, rootfs], fds);
             }
             (Purpose::Start(slot), Done::Failed(failure)) => {
                 self.reap_soon();
                 self.start_failed(slot, failure);
             }
-            (Purpose::Pids(reply), Done::Pids(pids)) => self.reply(&reply, &Response::Pids(pids), &[]),
+            (Purpose::Pids(reply), Done::Pids(pids)) => {
+                self.reply(&reply, &Response::Pids(pids), &[])
+            }
             (Purpose::Sibling, Done::Cloned { pid }) => {
                 if let Ok([pidfd, socket]) = <[OwnedFd; 2]>::try_from(fds) {
                     let number = self.next_launcher;
@@ -214,16 +295,28 @@ impl Keeper {
 
     /// Kills children that are neither launchers nor tasks: those that a dead launcher had started and not told of.
     pub(crate) fn kill_unknown(&mut self) {
-        let starting = |(_, purpose): &(u64, Purpose)| matches!(purpose, Purpose::Start(_) | Purpose::Sibling);
-        if self.launchers.iter().any(|launcher| launcher.jobs.iter().any(starting)) {
+        let starting =
+            |(_, purpose): &(u64, Purpose)| matches!(purpose, Purpose::Start(_) | Purpose::Sibling);
+        if self
+            .launchers
+            .iter()
+            .any(|launcher| launcher.jobs.iter().any(starting))
+        {
             // One that is being started now would look the same.
             return self.after(Duration::from_millis(100), Timer::KillUnknown);
         }
         let own = std::process::id();
-        let children = std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
-        for pid in children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()) {
+        let children =
+            std::fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+        for pid in children
+            .split_whitespace()
+            .filter_map(|pid| pid.parse::<i32>().ok())
+        {
             let launcher = self.launchers.iter().any(|launcher| launcher.pid == pid);
-            let task = self.tasks.iter().any(|(_, task)| i32::try_from(task.record.pid) == Ok(pid));
+            let task = self
+                .tasks
+                .iter()
+                .any(|(_, task)| i32::try_from(task.record.pid) == Ok(pid));
             if let Some(pid) = rustix::process::Pid::from_raw(pid).filter(|_| !launcher && !task) {
                 let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
             }
@@ -238,7 +331,11 @@ impl Keeper {
         self.record_launchers();
         self.reap_soon();
         let mut kills = Vec::new();
-        if launcher.jobs.iter().any(|(_, purpose)| matches!(purpose, Purpose::Start(_))) {
+        if launcher
+            .jobs
+            .iter()
+            .any(|(_, purpose)| matches!(purpose, Purpose::Start(_)))
+        {
             self.after(Duration::from_millis(1), Timer::KillUnknown);
         }
         for (_, purpose) in launcher.jobs {
@@ -257,7 +354,15 @@ impl Keeper {
         }
         if self.launchers.len() < LAUNCHERS {
             let id = self.job_id();
-            self.send_job(0, QueuedJob { id, purpose: Purpose::Sibling, job: Job::Clone, fds: Vec::new() });
+            self.send_job(
+                0,
+                QueuedJob {
+                    id,
+                    purpose: Purpose::Sibling,
+                    job: Job::Clone,
+                    fds: Vec::new(),
+                },
+            );
         }
         for cgroup in kills {
             let id = self.job_id();
@@ -271,8 +376,18 @@ impl Keeper {
         for at in 0..self.launchers.len() {
             if !self.launchers[at].jobs.is_empty() {
                 let id = self.job_id();
-                let job = Job::Pids { cgroup: String::new() };
-                self.send_job(at, QueuedJob { id, purpose: Purpose::Probe, job, fds: Vec::new() });
+                let job = Job::Pids {
+                    cgroup: String::new(),
+                };
+                self.send_job(
+                    at,
+                    QueuedJob {
+                        id,
+                        purpose: Purpose::Probe,
+                        job,
+                        fds: Vec::new(),
+                    },
+                );
             }
         }
     }

@@ -27,8 +27,8 @@ use rustix::io::Errno;
 use crate::log::LogWriter;
 use crate::protocol::{Stream, UnixNanos};
 use crate::server::chores::Chores;
-use crate::server::pump::work::Work;
 use crate::server::pending::PendingStore;
+use crate::server::pump::work::Work;
 use crate::server::session::{LinkKey, Session};
 
 /// How much is read at once. A pipe holds 64 KiB.
@@ -149,13 +149,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Nanoseconds since 1970.
 pub(crate) fn now() -> UnixNanos {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 impl Pump {
     /// The shared part; no thread runs yet.
-    pub(crate) fn new(spill: PathBuf, pending: Option<PendingStore>, chores: Chores) -> Result<Arc<Self>, Errno> {
+    pub(crate) fn new(
+        spill: PathBuf,
+        pending: Option<PendingStore>,
+        chores: Chores,
+    ) -> Result<Arc<Self>, Errno> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let pump = Self {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
@@ -172,7 +178,12 @@ impl Pump {
             busy: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
         };
-        epoll::add(&pump.epoll, &pump.wake, epoll::EventData::new_u64(u64::MAX), epoll::EventFlags::IN)?;
+        epoll::add(
+            &pump.epoll,
+            &pump.wake,
+            epoll::EventData::new_u64(u64::MAX),
+            epoll::EventFlags::IN,
+        )?;
         Ok(Arc::new(pump))
     }
 
@@ -180,10 +191,15 @@ impl Pump {
     pub(crate) fn spawn(self: &Arc<Self>) -> std::io::Result<()> {
         let pump = Arc::clone(self);
         self.threads.fetch_add(1, Ordering::Relaxed);
-        let thread = std::thread::Builder::new().name("kekkai-pump".into()).stack_size(STACK);
-        thread.spawn(move || pump.work()).map(drop).inspect_err(|_| {
-            self.threads.fetch_sub(1, Ordering::Relaxed);
-        })
+        let thread = std::thread::Builder::new()
+            .name("kekkai-pump".into())
+            .stack_size(STACK);
+        thread
+            .spawn(move || pump.work())
+            .map(drop)
+            .inspect_err(|_| {
+                self.threads.fetch_sub(1, Ordering::Relaxed);
+            })
     }
 
     /// Whether every thread is at work while more waits: the control loop then starts another after a while.
@@ -211,7 +227,6 @@ impl Pump {
     pub(crate) fn notes_fd(&self) -> &OwnedFd {
         &self.notes_wake
     }
-
 
     /// Takes the notes.
     pub(crate) fn take_notes(&self) -> Vec<Note> {
@@ -255,13 +270,21 @@ impl Pump {
 
     /// Asks for [`Note::Drained`]. Answers at once with `true`, and without a note, if nothing is to drain.
     pub(crate) fn drain(&self, io: &Arc<TaskIo>) -> bool {
-        if io.bits.compare_exchange(0, BUSY, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+        if io
+            .bits
+            .compare_exchange(0, BUSY, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+        {
             let state = lock(&io.state);
             let empty = state.sources.iter().flatten().all(|source| {
                 rustix::io::ioctl_fionread(&*source.fd).is_ok_and(|count| count == 0)
             });
             drop(state);
-            if io.bits.compare_exchange(BUSY, 0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            if io
+                .bits
+                .compare_exchange(BUSY, 0, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
+            {
                 self.enqueue(io);
             }
             if empty {
@@ -301,7 +324,10 @@ impl Pump {
         let mut events = Vec::with_capacity(1);
         while !self.stopping.load(Ordering::SeqCst) {
             events.clear();
-            let idle = rustix::event::Timespec { tv_sec: 2, tv_nsec: 0 };
+            let idle = rustix::event::Timespec {
+                tv_sec: 2,
+                tv_nsec: 0,
+            };
             debug_assert_eq!(IDLE.as_secs(), 2);
             let timeout = buffers.any().then_some(&idle);
             // One event at a time, so that no event waits behind a disk.
@@ -338,9 +364,17 @@ impl Pump {
             let mut again = 0;
             {
                 let mut state = lock(&io.state);
-                let mut work = Work { pump: self, io, key: io.key, state: &mut state, buffers };
+                let mut work = Work {
+                    pump: self,
+                    io,
+                    key: io.key,
+                    state: &mut state,
+                    buffers,
+                };
                 let commands = std::mem::take(&mut *lock(&io.commands));
-                commands.into_iter().for_each(|command| work.command(command));
+                commands
+                    .into_iter()
+                    .for_each(|command| work.command(command));
                 for (bit, index) in [(OUT, 0), (ERR, 1)] {
                     if bits & bit != 0 && work.read(index, TURN) {
                         again |= bit;
@@ -362,7 +396,11 @@ impl Pump {
                 io.bits.fetch_or(again, Ordering::AcqRel);
                 return self.enqueue(io);
             }
-            if io.bits.compare_exchange(BUSY, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if io
+                .bits
+                .compare_exchange(BUSY, 0, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
                 return;
             }
         }
@@ -375,7 +413,10 @@ fn join(key: IoKey, bit: u32) -> epoll::EventData {
 }
 
 fn split(data: u64) -> (u32, u32) {
-    (u32::try_from(data >> 32).unwrap_or(0), u32::try_from(data & 0xffff_ffff).unwrap_or(0))
+    (
+        u32::try_from(data >> 32).unwrap_or(0),
+        u32::try_from(data & 0xffff_ffff).unwrap_or(0),
+    )
 }
 
 /// A thread's buffers, given back when it is idle.

@@ -12,8 +12,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use crate::failpoint;
 use crate::log::{LogConfig, LogWriter};
 use crate::protocol::{
-    AttachRequest, Event, ExecRequest, Failure, Request, Response, StartRequest, StdinMode, Target, Task as TaskView,
-    Terminal, TerminalSize, VERSION, decode_body,
+    AttachRequest, Event, ExecRequest, Failure, Request, Response, StartRequest, StdinMode, Target,
+    Task as TaskView, Terminal, TerminalSize, VERSION, decode_body,
 };
 use crate::server::keeper::{End, Keeper};
 use crate::server::launcher::{Job, JobStdio, internal};
@@ -49,11 +49,18 @@ struct Stdio {
 }
 
 fn fail(class: ErrorClass, message: impl Into<String>) -> Failure {
-    Failure { class, exit_code: 125, message: message.into() }
+    Failure {
+        class,
+        exit_code: 125,
+        message: message.into(),
+    }
 }
 
 fn no_such(target: Target) -> Failure {
-    fail(ErrorClass::NotFound, format!("the keeper knows no {target}"))
+    fail(
+        ErrorClass::NotFound,
+        format!("the keeper knows no {target}"),
+    )
 }
 
 impl Keeper {
@@ -72,8 +79,12 @@ impl Keeper {
             Request::Start(request) => self.start(from, *request, fds).map(|()| None),
             Request::Exec(request) => self.exec(from, *request).map(|()| None),
             Request::Attach(request) => self.attach(from, request).map(|()| None),
-            Request::Resize { target, size } => self.resize(target, size).map(|()| Some(Response::Done)),
-            Request::Signal { target, signal } => self.signal(target, signal).map(|()| Some(Response::Done)),
+            Request::Resize { target, size } => {
+                self.resize(target, size).map(|()| Some(Response::Done))
+            }
+            Request::Signal { target, signal } => {
+                self.signal(target, signal).map(|()| Some(Response::Done))
+            }
             Request::List => Ok(Some(Response::Tasks(self.list()))),
             Request::Forget { target } => self.forget(target).map(|()| Some(Response::Done)),
             Request::WatchLog { container } => self.watch_log(from, container).map(|()| None),
@@ -89,7 +100,11 @@ impl Keeper {
 
     fn hello(&mut self, from: &ReplyTo, version: u16) -> Response {
         let version = version.min(VERSION);
-        if let Some(Link { kind: LinkKind::Connection(connection), .. }) = self.links.get_mut(from.link) {
+        if let Some(Link {
+            kind: LinkKind::Connection(connection),
+            ..
+        }) = self.links.get_mut(from.link)
+        {
             connection.version = version;
             self.record_link(from.link);
         }
@@ -102,35 +117,88 @@ impl Keeper {
         }
     }
 
-    fn start(&mut self, from: &ReplyTo, request: StartRequest, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    fn start(
+        &mut self,
+        from: &ReplyTo,
+        request: StartRequest,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
         failpoint::hit("start.received");
-        let StartRequest { container, plan, joins, log, stdin, terminal, cgroup } = request;
-        let attributes: usize = log.attributes.iter().map(|(key, value)| key.len() + value.len() + 8).sum();
+        let StartRequest {
+            container,
+            plan,
+            joins,
+            log,
+            stdin,
+            terminal,
+            cgroup,
+        } = request;
+        let attributes: usize = log
+            .attributes
+            .iter()
+            .map(|(key, value)| key.len() + value.len() + 8)
+            .sum();
         if fds.len() != joins.len()
             || cgroup.len() > MAX_CGROUP
             || attributes > LogConfig::MAX_ATTRIBUTES
             || log.path.as_os_str().len() > LogConfig::MAX_PATH
         {
-            return Err(fail(ErrorClass::InvalidArgument, "the start request is out of bounds"));
+            return Err(fail(
+                ErrorClass::InvalidArgument,
+                "the start request is out of bounds",
+            ));
         }
         let target = Target::Container(container);
-        let Some(slot) = self.begin(from, Start { target, container, stdin, terminal, cgroup, log: Some(log) })? else {
+        let Some(slot) = self.begin(
+            from,
+            Start {
+                target,
+                container,
+                stdin,
+                terminal,
+                cgroup,
+                log: Some(log),
+            },
+        )?
+        else {
             return Ok(());
         };
         let stdio = self.make_stdio(slot, stdin, terminal)?;
         let mut all = stdio.theirs;
         all.extend(fds);
-        self.send_start(slot, Job::Container { plan, stdio: stdio.form, joins }, all);
+        self.send_start(
+            slot,
+            Job::Container {
+                plan,
+                stdio: stdio.form,
+                joins,
+            },
+            all,
+        );
         Ok(())
     }
 
     fn exec(&mut self, from: &ReplyTo, request: ExecRequest) -> Result<(), Failure> {
-        let ExecRequest { container, exec, plan, stdin, terminal } = request;
-        let not_running = || fail(ErrorClass::Conflict, format!("container {container} is not running"));
-        let running = self.task(Target::Container(container)).filter(|task| task.record.phase == Phase::Running);
+        let ExecRequest {
+            container,
+            exec,
+            plan,
+            stdin,
+            terminal,
+        } = request;
+        let not_running = || {
+            fail(
+                ErrorClass::Conflict,
+                format!("container {container} is not running"),
+            )
+        };
+        let running = self
+            .task(Target::Container(container))
+            .filter(|task| task.record.phase == Phase::Running);
         let running = running.ok_or_else(not_running)?;
         let pidfd = running.pidfd.as_ref().ok_or_else(not_running)?;
-        let io_error = |error: std::io::Error| internal(&format!("cannot copy a descriptor: {error}"));
+        let io_error =
+            |error: std::io::Error| internal(&format!("cannot copy a descriptor: {error}"));
         let mut context = vec![pidfd.try_clone().map_err(io_error)?];
         if let Some(devpts) = &running.devpts {
             context.push(devpts.try_clone().map_err(io_error)?);
@@ -139,20 +207,42 @@ impl Keeper {
         let pid = i32::try_from(running.record.pid).map_err(|_| not_running())?;
         let cgroup = running.record.cgroup.clone();
         let target = Target::Exec(exec);
-        let Some(slot) = self.begin(from, Start { target, container, stdin, terminal, cgroup, log: None })? else {
+        let Some(slot) = self.begin(
+            from,
+            Start {
+                target,
+                container,
+                stdin,
+                terminal,
+                cgroup,
+                log: None,
+            },
+        )?
+        else {
             return Ok(());
         };
         let stdio = self.make_stdio(slot, stdin, terminal)?;
         let mut all = stdio.theirs;
         all.extend(context);
-        self.send_start(slot, Job::Exec { plan, stdio: stdio.form, pid, devpts }, all);
+        self.send_start(
+            slot,
+            Job::Exec {
+                plan,
+                stdio: stdio.form,
+                pid,
+                devpts,
+            },
+            all,
+        );
         Ok(())
     }
 
     /// Prepares a task's place for a start; `None` if this start is known already.
     fn begin(&mut self, from: &ReplyTo, start: Start) -> Result<Option<usize>, Failure> {
         let slot = self.task_slot(start.target, start.container)?;
-        let Some(task) = self.tasks.get_mut(slot) else { return Err(no_such(start.target)) };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return Err(no_such(start.target));
+        };
         let again = task.record.request == from.sequence;
         let (pid, at) = (task.record.pid, task.record.started_at);
         match task.record.phase {
@@ -165,13 +255,18 @@ impl Keeper {
                 return Ok(None);
             }
             Phase::Starting { .. } | Phase::Running => {
-                return Err(fail(ErrorClass::Conflict, format!("{} is running already", start.target)));
+                return Err(fail(
+                    ErrorClass::Conflict,
+                    format!("{} is running already", start.target),
+                ));
             }
             // Everybody learns of the former end before the new start.
             Phase::Exited { .. } => self.end_run(slot),
             Phase::Pending => {}
         }
-        let Some(task) = self.tasks.get_mut(slot) else { return Err(no_such(start.target)) };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return Err(no_such(start.target));
+        };
         task.reply = Some(from.clone());
         task.size = None;
         task.finished = false;
@@ -191,13 +286,19 @@ impl Keeper {
         };
         let io = Arc::clone(&task.io);
         if let Some(log) = start.log {
-            self.pump.command(&io, Command::Log(Box::new(LogWriter::new(log))));
+            self.pump
+                .command(&io, Command::Log(Box::new(LogWriter::new(log))));
         }
         Ok(Some(slot))
     }
 
     /// Makes the pipes of a start. On failure the task's place is given up.
-    fn make_stdio(&mut self, slot: usize, stdin: StdinMode, terminal: Terminal) -> Result<Stdio, Failure> {
+    fn make_stdio(
+        &mut self,
+        slot: usize,
+        stdin: StdinMode,
+        terminal: Terminal,
+    ) -> Result<Stdio, Failure> {
         let made = match terminal {
             Terminal::Size(size) => Ok(Stdio {
                 form: JobStdio::Terminal(size),
@@ -227,7 +328,10 @@ impl Keeper {
     fn send_start(&mut self, slot: usize, job: Job, fds: Vec<OwnedFd>) {
         let id = self.job_id();
         if let Some(task) = self.tasks.get_mut(slot) {
-            task.record.phase = Phase::Starting { job: id, launcher: None };
+            task.record.phase = Phase::Starting {
+                job: id,
+                launcher: None,
+            };
         }
         self.record_task(slot);
         failpoint::hit("start.recorded");
@@ -236,16 +340,24 @@ impl Keeper {
     }
 
     fn attach(&mut self, from: &ReplyTo, request: AttachRequest) -> Result<(), Failure> {
-        let AttachRequest { target, stdin, stdout, stderr } = request;
+        let AttachRequest {
+            target,
+            stdin,
+            stdout,
+            stderr,
+        } = request;
         let slot = self.link_place(target)?;
         // A client of an ended container waits for its next run.
         self.end_run(slot);
         let (ours, theirs) = pair()?;
         let ours = Arc::new(ours);
-        let next = self.tasks.get(slot).map_or(0, |task| match task.record.phase {
-            Phase::Pending | Phase::Exited { .. } => task.record.run.wrapping_add(1),
-            Phase::Starting { .. } | Phase::Running => task.record.run,
-        });
+        let next = self
+            .tasks
+            .get(slot)
+            .map_or(0, |task| match task.record.phase {
+                Phase::Pending | Phase::Exited { .. } => task.record.run.wrapping_add(1),
+                Phase::Starting { .. } | Phase::Running => task.record.run,
+            });
         let session = SessionLink {
             socket: Arc::clone(&ours),
             run: next,
@@ -257,14 +369,20 @@ impl Keeper {
             pending: Vec::new(),
             backlog: None,
         };
-        let link = self.add_link(LinkKind::Session(session)).ok_or_else(too_many)?;
+        let link = self
+            .add_link(LinkKind::Session(session))
+            .ok_or_else(too_many)?;
         failpoint::hit("attach.recorded");
         let serial = self.links.get(link).map_or(0, |link| link.serial);
         if let Some(task) = self.tasks.get(slot) {
             let session = Session::new((link, serial), ours, stdout, stderr);
             self.pump.command(&task.io, Command::Attach(session));
         }
-        if self.tasks.get(slot).is_some_and(|task| task.record.phase == Phase::Running) {
+        if self
+            .tasks
+            .get(slot)
+            .is_some_and(|task| task.record.phase == Phase::Running)
+        {
             self.resume_input(link);
         }
         self.reply(from, &Response::Attached, &[theirs.as_fd()]);
@@ -284,11 +402,19 @@ impl Keeper {
             Target::Exec(exec) => ContainerId::from_bytes(*exec.as_bytes()),
         };
         let slot = self.task_slot(target, container)?;
-        let links = self.links.iter().filter(|(_, link)| link.task() == Some(slot)).count();
+        let links = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.task() == Some(slot))
+            .count();
         if links >= MAX_LINKS {
             return Err(too_many());
         }
-        if self.tasks.get(slot).is_some_and(|task| task.record.phase == Phase::Pending) {
+        if self
+            .tasks
+            .get(slot)
+            .is_some_and(|task| task.record.phase == Phase::Pending)
+        {
             self.record_task(slot);
         }
         Ok(slot)
@@ -346,19 +472,29 @@ impl Keeper {
                 task.size = Some(size);
                 Ok(())
             }
-            (Phase::Running, _) => Err(fail(ErrorClass::InvalidArgument, format!("{target} has no terminal"))),
-            (Phase::Exited { .. }, _) => Err(fail(ErrorClass::Conflict, format!("{target} is not running"))),
+            (Phase::Running, _) => Err(fail(
+                ErrorClass::InvalidArgument,
+                format!("{target} has no terminal"),
+            )),
+            (Phase::Exited { .. }, _) => Err(fail(
+                ErrorClass::Conflict,
+                format!("{target} is not running"),
+            )),
         }
     }
 
     fn signal(&self, target: Target, signal: Signal) -> Result<(), Failure> {
         let task = self.task(target).ok_or_else(|| no_such(target))?;
         let not_running = || fail(ErrorClass::Conflict, format!("{target} is not running"));
-        let (Phase::Running, Some(pidfd)) = (task.record.phase, &task.pidfd) else { return Err(not_running()) };
-        kekkai_sys::pidfd::send_signal(pidfd.as_fd(), signal.number()).map_err(|error| match error {
-            kekkai_sys::Errno::SRCH => not_running(),
-            error => internal(&format!("cannot send {signal}: {error}")),
-        })
+        let (Phase::Running, Some(pidfd)) = (task.record.phase, &task.pidfd) else {
+            return Err(not_running());
+        };
+        kekkai_sys::pidfd::send_signal(pidfd.as_fd(), signal.number()).map_err(
+            |error| match error {
+                kekkai_sys::Errno::SRCH => not_running(),
+                error => internal(&format!("cannot send {signal}: {error}")),
+            },
+        )
     }
 
     fn list(&self) -> Vec<TaskView> {
@@ -373,13 +509,21 @@ impl Keeper {
             },
             terminal: task.record.terminal,
         };
-        self.tasks.iter().filter(|(_, task)| task.record.phase != Phase::Pending).map(|(_, task)| view(task)).collect()
+        self.tasks
+            .iter()
+            .filter(|(_, task)| task.record.phase != Phase::Pending)
+            .map(|(_, task)| view(task))
+            .collect()
     }
 
     fn forget(&mut self, target: Target) -> Result<(), Failure> {
         failpoint::hit("forget.before");
-        let Some(slot) = self.index.get(&target).copied() else { return Ok(()) };
-        let Some(task) = self.tasks.get(slot) else { return Ok(()) };
+        let Some(slot) = self.index.get(&target).copied() else {
+            return Ok(());
+        };
+        let Some(task) = self.tasks.get(slot) else {
+            return Ok(());
+        };
         let container = task.record.container;
         if matches!(task.record.phase, Phase::Running | Phase::Starting { .. }) {
             return Err(fail(ErrorClass::Conflict, format!("{target} is running")));
@@ -387,9 +531,15 @@ impl Keeper {
         let mut slots = vec![slot];
         if let Target::Container(_) = target {
             let of_it = |task: &Task| {
-                task.record.container == container && matches!(task.record.phase, Phase::Exited { .. })
+                task.record.container == container
+                    && matches!(task.record.phase, Phase::Exited { .. })
             };
-            slots.extend(self.tasks.iter().filter(|(number, task)| *number != slot && of_it(task)).map(|(number, _)| number));
+            slots.extend(
+                self.tasks
+                    .iter()
+                    .filter(|(number, task)| *number != slot && of_it(task))
+                    .map(|(number, _)| number),
+            );
         }
         for slot in slots {
             self.release(slot);
@@ -403,22 +553,28 @@ impl Keeper {
         let target = Target::Container(container);
         let (ours, theirs) = pair()?;
         // As in Docker, only a running container is followed; one that is not has said everything.
-        let ended = self.task(target).is_none_or(|task| match task.record.phase {
-            Phase::Starting { .. } | Phase::Running => false,
-            Phase::Exited { .. } => task.stdout.is_none() && task.stderr.is_none(),
-            Phase::Pending => true,
-        });
+        let ended = self
+            .task(target)
+            .is_none_or(|task| match task.record.phase {
+                Phase::Starting { .. } | Phase::Running => false,
+                Phase::Exited { .. } => task.stdout.is_none() && task.stderr.is_none(),
+                Phase::Pending => true,
+            });
         if ended {
             // Nothing more will come: the reader sees the end at once.
             drop(ours);
         } else {
             let slot = self.link_place(target)?;
             let ours = Arc::new(ours);
-            let kind = LinkKind::Watch { socket: Arc::clone(&ours), task: Some(slot) };
+            let kind = LinkKind::Watch {
+                socket: Arc::clone(&ours),
+                task: Some(slot),
+            };
             let link = self.add_link(kind).ok_or_else(too_many)?;
             let serial = self.links.get(link).map_or(0, |link| link.serial);
             if let Some(task) = self.tasks.get(slot) {
-                self.pump.command(&task.io, Command::Watch((link, serial), ours));
+                self.pump
+                    .command(&task.io, Command::Watch((link, serial), ours));
             }
         }
         self.reply(from, &Response::Watching, &[theirs.as_fd()]);
@@ -429,19 +585,31 @@ impl Keeper {
         let target = Target::Container(container);
         let task = self.task(target).ok_or_else(|| no_such(target))?;
         if task.record.phase != Phase::Running {
-            return Err(fail(ErrorClass::Conflict, format!("{target} is not running")));
+            return Err(fail(
+                ErrorClass::Conflict,
+                format!("{target} is not running"),
+            ));
         }
         let cgroup = task.record.cgroup.clone();
         let id = self.job_id();
-        self.submit_job(id, Purpose::Pids(from.clone()), Job::Pids { cgroup }, Vec::new());
+        self.submit_job(
+            id,
+            Purpose::Pids(from.clone()),
+            Job::Pids { cgroup },
+            Vec::new(),
+        );
         Ok(())
     }
 
     fn shutdown(&mut self) -> Result<(), Failure> {
-        let busy = |task: &Task| matches!(task.record.phase, Phase::Running | Phase::Starting { .. });
+        let busy =
+            |task: &Task| matches!(task.record.phase, Phase::Running | Phase::Starting { .. });
         let count = self.tasks.iter().filter(|(_, task)| busy(task)).count();
         if count > 0 {
-            return Err(fail(ErrorClass::Conflict, format!("{count} processes are running")));
+            return Err(fail(
+                ErrorClass::Conflict,
+                format!("{count} processes are running"),
+            ));
         }
         self.end = Some(End::Shutdown);
         Ok(())
@@ -452,7 +620,6 @@ impl Keeper {
         let generation = self.generation;
         self.broadcast(&Event::Resumed { generation });
     }
-
 }
 
 fn too_many() -> Failure {
@@ -485,7 +652,9 @@ fn make_pipes(stdin: bool) -> Result<Stdio, kekkai_sys::Errno> {
     };
     let (stdout, stderr) = (output()?, output()?);
     Ok(Stdio {
-        form: JobStdio::Pipes { stdin: stdin.is_some() },
+        form: JobStdio::Pipes {
+            stdin: stdin.is_some(),
+        },
         theirs,
         stdin,
         stdout: Some(stdout),

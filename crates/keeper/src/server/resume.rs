@@ -24,14 +24,23 @@ use crate::server::links::{Connection, Link, LinkKind, SessionLink};
 use crate::server::pool::Purpose;
 use crate::server::pump::Command;
 use crate::server::session::Session;
-use crate::server::state::{FAILPOINTS, FdNumber, LauncherRecord, LinkRecord, Phase, StateTable, TaskRecord};
+use crate::server::state::{
+    FAILPOINTS, FdNumber, LauncherRecord, LinkRecord, Phase, StateTable, TaskRecord,
+};
 use crate::server::tasks::Task;
 
 impl Keeper {
     /// A keeper that goes on from the state table.
-    pub(crate) fn resume(settings: Settings, shared: Shared, generation: u32) -> Result<Self, Errno> {
+    pub(crate) fn resume(
+        settings: Settings,
+        shared: Shared,
+        generation: u32,
+    ) -> Result<Self, Errno> {
         let table = StateTable::inherit(fd::inherited(shared.state)?);
-        let launchers = table.header().map(|header| header.launchers).unwrap_or_default();
+        let launchers = table
+            .header()
+            .map(|header| header.launchers)
+            .unwrap_or_default();
         let tasks = table.tasks().unwrap_or_default();
         let links = table.links();
         if let Ok(file) = table.file() {
@@ -71,7 +80,11 @@ impl Keeper {
     fn adopt_launchers(&mut self, records: &[LauncherRecord]) -> HashMap<u32, usize> {
         let mut places = HashMap::new();
         for record in records {
-            let (Ok(pidfd), Ok(socket)) = (fd::inherited(record.pidfd), fd::inherited(record.socket)) else { continue };
+            let (Ok(pidfd), Ok(socket)) =
+                (fd::inherited(record.pidfd), fd::inherited(record.socket))
+            else {
+                continue;
+            };
             let before = self.launchers.len();
             self.add_launcher(record.number, record.pid, pidfd, socket);
             if self.launchers.len() > before {
@@ -81,7 +94,13 @@ impl Keeper {
         places
     }
 
-    fn adopt_task(&mut self, slot: usize, record: TaskRecord, launchers: &HashMap<u32, usize>, lost: &mut Vec<usize>) {
+    fn adopt_task(
+        &mut self,
+        slot: usize,
+        record: TaskRecord,
+        launchers: &HashMap<u32, usize>,
+        lost: &mut Vec<usize>,
+    ) {
         let io = self.pump.add(slot);
         let fds = record.fds;
         let (target, phase) = (record.target, record.phase);
@@ -97,7 +116,8 @@ impl Keeper {
             for (number, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
                 if let Some(store) = self.pump.pending() {
                     log.restore_pending(stream, store.load(slot, number));
-                    io.kept.fetch_or(!log.pending(stream).is_empty(), Ordering::Relaxed);
+                    io.kept
+                        .fetch_or(!log.pending(stream).is_empty(), Ordering::Relaxed);
                 }
             }
             self.pump.command(&io, Command::Log(Box::new(log)));
@@ -125,7 +145,10 @@ impl Keeper {
             Phase::Running => {
                 self.record_task(slot);
                 self.watch_task(slot);
-                let closed = self.tasks.get(slot).filter(|task| task.stdout.is_none() && task.stderr.is_none());
+                let closed = self
+                    .tasks
+                    .get(slot)
+                    .filter(|task| task.stdout.is_none() && task.stderr.is_none());
                 if let Some(pid) = closed.map(|task| task.record.pid) {
                     self.after(Duration::from_millis(100), Timer::Eof(slot, pid));
                 }
@@ -137,7 +160,11 @@ impl Keeper {
     /// A start whose launcher is gone: it is done again, after what may have come of it is killed.
     fn forget_start(&mut self, slot: usize, lost: &mut Vec<usize>) {
         lost.push(slot);
-        let cgroup = self.tasks.get(slot).filter(|task| task.is_container()).map(|task| task.record.cgroup.clone());
+        let cgroup = self
+            .tasks
+            .get(slot)
+            .filter(|task| task.is_container())
+            .map(|task| task.record.cgroup.clone());
         if let Some(cgroup) = cgroup.filter(|cgroup| !cgroup.is_empty()) {
             let id = self.job_id();
             self.submit_job(id, Purpose::Nothing, Job::Kill { cgroup }, Vec::new());
@@ -145,7 +172,9 @@ impl Keeper {
     }
 
     fn adopt_exited(&mut self, slot: usize, told: bool) {
-        let Some(task) = self.tasks.get(slot) else { return };
+        let Some(task) = self.tasks.get(slot) else {
+            return;
+        };
         let pid = task.record.pid;
         let open = task.stdout.is_some() || task.stderr.is_some();
         let io = Arc::clone(&task.io);
@@ -177,8 +206,14 @@ impl Keeper {
                 let socket = Arc::new(socket);
                 let place = task as usize;
                 let task = self.tasks.get(place).filter(|task| !task.finished)?;
-                self.pump.command(&task.io, Command::Watch((slot, serial), Arc::clone(&socket)));
-                Some(LinkKind::Watch { socket, task: Some(place) })
+                self.pump.command(
+                    &task.io,
+                    Command::Watch((slot, serial), Arc::clone(&socket)),
+                );
+                Some(LinkKind::Watch {
+                    socket,
+                    task: Some(place),
+                })
             }),
             LinkRecord::Session { .. } => self.adopt_session((slot, serial), record),
         };
@@ -192,7 +227,9 @@ impl Keeper {
             return self.close_link(slot);
         }
         let place = self.links.get(slot).and_then(Link::task);
-        let running = place.and_then(|place| self.tasks.get(place)).is_some_and(|task| task.record.phase == Phase::Running);
+        let running = place
+            .and_then(|place| self.tasks.get(place))
+            .is_some_and(|task| task.record.phase == Phase::Running);
         if running {
             self.resume_input(slot);
         } else if matches!(record, LinkRecord::Connection { .. }) {
@@ -201,7 +238,19 @@ impl Keeper {
     }
 
     fn adopt_session(&mut self, key: (usize, u16), record: LinkRecord) -> Option<LinkKind> {
-        let LinkRecord::Session { socket, task, run, stdin, stdout, stderr, ended, spill } = record else { return None };
+        let LinkRecord::Session {
+            socket,
+            task,
+            run,
+            stdin,
+            stdout,
+            stderr,
+            ended,
+            spill,
+        } = record
+        else {
+            return None;
+        };
         let socket = Arc::new(own(socket)?);
         let backlog: Option<Arc<std::fs::File>> = own(spill).map(|file| Arc::new(file.into()));
         let mut session = Session::new(key, Arc::clone(&socket), stdout, stderr);
@@ -223,21 +272,41 @@ impl Keeper {
             }
         }
         let pending = Vec::new();
-        Some(LinkKind::Session(SessionLink { socket, task: place, run, stdin, stdout, stderr, ended, pending, backlog }))
+        Some(LinkKind::Session(SessionLink {
+            socket,
+            task: place,
+            run,
+            stdin,
+            stdout,
+            stderr,
+            ended,
+            pending,
+            backlog,
+        }))
     }
 
     /// Gives up places that waited for sessions which are gone.
     fn drop_idle_places(&mut self) {
         let idle = |slot: usize, task: &Task| {
-            task.record.phase == Phase::Pending && !self.links.iter().any(|(_, link)| link.task() == Some(slot))
+            task.record.phase == Phase::Pending
+                && !self.links.iter().any(|(_, link)| link.task() == Some(slot))
         };
-        let slots: Vec<usize> = self.tasks.iter().filter(|(slot, task)| idle(*slot, task)).map(|(slot, _)| slot).collect();
+        let slots: Vec<usize> = self
+            .tasks
+            .iter()
+            .filter(|(slot, task)| idle(*slot, task))
+            .map(|(slot, _)| slot)
+            .collect();
         slots.into_iter().for_each(|slot| self.remove_task(slot));
     }
 }
 
 fn own(number: FdNumber) -> Option<OwnedFd> {
-    if number < 0 { None } else { fd::inherited(number).ok() }
+    if number < 0 {
+        None
+    } else {
+        fd::inherited(number).ok()
+    }
 }
 
 /// Closes what a former keeper had open and had not recorded.
@@ -249,14 +318,22 @@ fn close_strays(
 ) -> Result<(), Errno> {
     let mut keep = vec![0, 1, 2];
     keep.extend(shared.numbers());
-    keep.extend(launchers.iter().flat_map(|launcher| [launcher.pidfd, launcher.socket]));
+    keep.extend(
+        launchers
+            .iter()
+            .flat_map(|launcher| [launcher.pidfd, launcher.socket]),
+    );
     for (_, task) in tasks {
         let fds = task.fds;
-        keep.extend([fds.pidfd, fds.stdin, fds.stdout, fds.stderr, fds.devpts, fds.rootfs]);
+        keep.extend([
+            fds.pidfd, fds.stdin, fds.stdout, fds.stderr, fds.devpts, fds.rootfs,
+        ]);
     }
     for (_, link) in links {
         match *link {
-            LinkRecord::Connection { socket, .. } | LinkRecord::Watch { socket, .. } => keep.push(socket),
+            LinkRecord::Connection { socket, .. } | LinkRecord::Watch { socket, .. } => {
+                keep.push(socket)
+            }
             LinkRecord::Session { socket, spill, .. } => keep.extend([socket, spill]),
         }
     }

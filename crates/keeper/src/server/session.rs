@@ -58,7 +58,15 @@ struct Backlog {
 
 impl Session {
     pub(crate) fn new(link: LinkKey, socket: Arc<OwnedFd>, stdout: bool, stderr: bool) -> Self {
-        Self { link, socket, stdout, stderr, ending: false, backlog: None, overflowed: false }
+        Self {
+            link,
+            socket,
+            stdout,
+            stderr,
+            ending: false,
+            backlog: None,
+            overflowed: false,
+        }
     }
 
     /// Takes over a former keeper's file.
@@ -79,7 +87,9 @@ impl Session {
 
     /// The file of the waiting bytes, to be recorded.
     pub(crate) fn backlog_file(&self) -> Option<Arc<File>> {
-        self.backlog.as_ref().map(|backlog| Arc::clone(&backlog.file))
+        self.backlog
+            .as_ref()
+            .map(|backlog| Arc::clone(&backlog.file))
     }
 
     /// Whether bytes wait.
@@ -107,7 +117,9 @@ impl Session {
                 Err(_) => return Delivery::Gone,
             }
         }
-        let Some(backlog) = &mut self.backlog else { return Delivery::Sent };
+        let Some(backlog) = &mut self.backlog else {
+            return Delivery::Sent;
+        };
         for payload in rest.chunks(Frame::MAX_PAYLOAD) {
             if backlog.push(stream, payload).is_err() {
                 return self.give_up();
@@ -134,18 +146,27 @@ impl Session {
             }
         }
         // After its error frame a session that lost bytes ends.
-        if self.overflowed { Delivery::Gone } else { Delivery::Sent }
+        if self.overflowed {
+            Delivery::Gone
+        } else {
+            Delivery::Sent
+        }
     }
 
     /// No more bytes can be kept: the client gets what was kept, and then an error instead of a silent gap.
     fn give_up(&mut self) -> Delivery {
-        const MESSAGE: &[u8] = b"output was lost: the client reads too slowly and the backlog is full";
+        const MESSAGE: &[u8] =
+            b"output was lost: the client reads too slowly and the backlog is full";
         self.overflowed = true;
         match &mut self.backlog {
             Some(backlog) => drop(backlog.push_unbounded(Stream::Error, MESSAGE)),
             None => drop(send(&self.socket, Stream::Error, MESSAGE)),
         }
-        if self.backlog.is_some() { Delivery::Waiting } else { Delivery::Gone }
+        if self.backlog.is_some() {
+            Delivery::Waiting
+        } else {
+            Delivery::Gone
+        }
     }
 }
 
@@ -176,13 +197,15 @@ impl Backlog {
         self.file.read_exact_at(&mut head, self.at)?;
         let [a, b, c, d, number] = head;
         let length = u32::from_le_bytes([a, b, c, d]) as usize;
-        let frame = Frame::parse(std::slice::from_ref(&number)).ok_or(io::ErrorKind::InvalidData)?;
+        let frame =
+            Frame::parse(std::slice::from_ref(&number)).ok_or(io::ErrorKind::InvalidData)?;
         if length > Frame::MAX_PAYLOAD {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let stream = frame.stream;
         let mut payload = vec![0; length];
-        self.file.read_exact_at(&mut payload, self.at + HEAD as u64)?;
+        self.file
+            .read_exact_at(&mut payload, self.at + HEAD as u64)?;
         Ok(Some((stream, payload)))
     }
 
@@ -207,7 +230,12 @@ fn send(socket: &OwnedFd, stream: Stream, payload: &[u8]) -> io::Result<bool> {
     let parts = [IoSlice::new(&head), IoSlice::new(payload)];
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     loop {
-        match sendmsg(socket.as_fd(), &parts, &mut SendAncillaryBuffer::default(), flags) {
+        match sendmsg(
+            socket.as_fd(),
+            &parts,
+            &mut SendAncillaryBuffer::default(),
+            flags,
+        ) {
             Ok(_) => return Ok(true),
             Err(rustix::io::Errno::AGAIN) => return Ok(false),
             Err(rustix::io::Errno::INTR) => {}
@@ -224,7 +252,11 @@ fn open_backlog(directory: &Path) -> io::Result<Backlog> {
         Ok(file) => file,
         Err(_) => memfd_create("kekkai-backlog", MemfdFlags::CLOEXEC)?,
     };
-    Ok(Backlog { file: Arc::new(file.into()), end: 0, at: 0 })
+    Ok(Backlog {
+        file: Arc::new(file.into()),
+        end: 0,
+        at: 0,
+    })
 }
 
 #[cfg(test)]
@@ -237,12 +269,17 @@ mod tests {
         let (ours, theirs) = kekkai_sys::socket::message_pair().unwrap();
         let mut session = Session::new((0, 0), Arc::new(ours), true, false);
         let data: Vec<u8> = (0..3_000_000_u32).map(|n| (n % 251) as u8).collect();
-        assert_eq!(session.deliver(Stream::Stdout, &data, directory.path()), Delivery::Waiting);
+        assert_eq!(
+            session.deliver(Stream::Stdout, &data, directory.path()),
+            Delivery::Waiting
+        );
         let mut got = Vec::new();
         let mut buffer = vec![0; Frame::MAX_PACKET];
         let mut restored = false;
         while got.len() < data.len() {
-            let count = kekkai_sys::socket::receive(&theirs, &mut buffer).unwrap().length;
+            let count = kekkai_sys::socket::receive(&theirs, &mut buffer)
+                .unwrap()
+                .length;
             let frame = Frame::parse(&buffer[..count]).unwrap();
             assert_eq!(frame.stream, Stream::Stdout);
             got.extend_from_slice(frame.payload);
@@ -264,12 +301,25 @@ mod tests {
         let (ours, theirs) = kekkai_sys::socket::message_pair().unwrap();
         kekkai_sys::socket::send(&theirs, b"unread", &[]).unwrap();
         let mut session = Session::new((0, 0), Arc::new(ours), true, true);
-        assert_eq!(session.deliver(Stream::Stdout, b"x", Path::new("/")), Delivery::Sent);
+        assert_eq!(
+            session.deliver(Stream::Stdout, b"x", Path::new("/")),
+            Delivery::Sent
+        );
         hang_up(&session.socket);
         drop(session);
         let mut buffer = [0; 8];
-        assert_eq!(kekkai_sys::socket::receive(&theirs, &mut buffer).unwrap().length, 2);
-        assert_eq!(kekkai_sys::socket::receive(&theirs, &mut buffer).unwrap().length, 0);
+        assert_eq!(
+            kekkai_sys::socket::receive(&theirs, &mut buffer)
+                .unwrap()
+                .length,
+            2
+        );
+        assert_eq!(
+            kekkai_sys::socket::receive(&theirs, &mut buffer)
+                .unwrap()
+                .length,
+            0
+        );
     }
 
     #[test]
@@ -277,6 +327,9 @@ mod tests {
         let (ours, theirs) = kekkai_sys::socket::message_pair().unwrap();
         drop(theirs);
         let mut session = Session::new((0, 0), Arc::new(ours), true, true);
-        assert_eq!(session.deliver(Stream::Stderr, b"x", Path::new("/")), Delivery::Gone);
+        assert_eq!(
+            session.deliver(Stream::Stderr, b"x", Path::new("/")),
+            Delivery::Gone
+        );
     }
 }

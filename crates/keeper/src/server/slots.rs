@@ -12,7 +12,11 @@ pub(crate) struct Slots<T> {
 
 impl<T> Slots<T> {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { values: Vec::new(), free: BTreeSet::new(), limit }
+        Self {
+            values: Vec::new(),
+            free: BTreeSet::new(),
+            limit,
+        }
     }
 
     /// Puts a value at the lowest free place; gives it back if all are taken.
@@ -53,7 +57,10 @@ impl<T> Slots<T> {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
-        self.values.iter().enumerate().filter_map(|(slot, value)| Some((slot, value.as_ref()?)))
+        self.values
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, value)| Some((slot, value.as_ref()?)))
     }
 }
 
@@ -72,6 +79,9 @@ mod tests {
         assert_eq!(slots.remove(1), Some('b'));
         assert_eq!(slots.remove(1), None);
         assert_eq!(slots.insert('f'), Ok(1));
-        assert_eq!(slots.iter().map(|(_, value)| *value).collect::<String>(), "afcd");
+        assert_eq!(
+            slots.iter().map(|(_, value)| *value).collect::<String>(),
+            "afcd"
+        );
     }
 }

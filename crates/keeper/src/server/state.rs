@@ -122,7 +122,14 @@ pub(crate) struct TaskFds {
 
 impl Default for TaskFds {
     fn default() -> Self {
-        Self { pidfd: -1, stdin: -1, stdout: -1, stderr: -1, devpts: -1, rootfs: -1 }
+        Self {
+            pidfd: -1,
+            stdin: -1,
+            stdout: -1,
+            stderr: -1,
+            devpts: -1,
+            rootfs: -1,
+        }
     }
 }
 
@@ -130,10 +137,7 @@ impl Default for TaskFds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LinkRecord {
     /// A daemon.
-    Connection {
-        socket: FdNumber,
-        version: u16,
-    },
+    Connection { socket: FdNumber, version: u16 },
     /// An attach session of a task.
     Session {
         socket: FdNumber,
@@ -149,10 +153,7 @@ pub(crate) enum LinkRecord {
         spill: FdNumber,
     },
     /// A log watch of a task.
-    Watch {
-        socket: FdNumber,
-        task: u32,
-    },
+    Watch { socket: FdNumber, task: u32 },
 }
 
 /// The open table.
@@ -165,7 +166,13 @@ impl StateTable {
     /// Opens or makes the table of an exec root.
     pub(crate) fn open(exec_root: &Path) -> io::Result<Self> {
         let path = exec_root.join("keeper.state");
-        let file = File::options().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)?;
         Ok(Self { file })
     }
 
@@ -193,7 +200,11 @@ impl StateTable {
     /// Makes a table that another pair of guardian and keeper left behind one of this pair: what it says about
     /// descriptors, launchers and links holds no more.
     pub(crate) fn disown(&self) -> io::Result<()> {
-        let tasks = if self.header().is_some() { self.tasks()? } else { Vec::new() };
+        let tasks = if self.header().is_some() {
+            self.tasks()?
+        } else {
+            Vec::new()
+        };
         self.reset()?;
         for (slot, mut task) in tasks {
             task.fds = TaskFds::default();
@@ -209,7 +220,11 @@ impl StateTable {
     }
 
     pub(crate) fn write_header(&self, launchers: &[LauncherRecord]) -> io::Result<()> {
-        let header = Header { version: VERSION, boot: boot_id(), launchers: launchers.to_vec() };
+        let header = Header {
+            version: VERSION,
+            boot: boot_id(),
+            launchers: launchers.to_vec(),
+        };
         self.write(0, 4096, Some(&header))
     }
 
@@ -224,8 +239,12 @@ impl StateTable {
     /// Every task with its slot.
     pub(crate) fn tasks(&self) -> io::Result<Vec<(usize, TaskRecord)>> {
         let length = self.file.metadata()?.len();
-        let slots = usize::try_from(length.saturating_sub(TASKS).div_ceil(TASK)).unwrap_or(0).min(MAX_TASKS);
-        Ok((0..slots).filter_map(|slot| Some((slot, self.read(TASKS + slot as u64 * TASK, TASK)?))).collect())
+        let slots = usize::try_from(length.saturating_sub(TASKS).div_ceil(TASK))
+            .unwrap_or(0)
+            .min(MAX_TASKS);
+        Ok((0..slots)
+            .filter_map(|slot| Some((slot, self.read(TASKS + slot as u64 * TASK, TASK)?)))
+            .collect())
     }
 
     /// Every link with its slot.
@@ -234,16 +253,26 @@ impl StateTable {
         let count = self.file.read_at(&mut bytes, LINKS).unwrap_or(0);
         // The last record may be the end of the file.
         let records = bytes[..count].chunks(usize::try_from(LINK).unwrap_or(64));
-        records.enumerate().filter_map(|(slot, record)| Some((slot, decode(record)?))).collect()
+        records
+            .enumerate()
+            .filter_map(|(slot, record)| Some((slot, decode(record)?)))
+            .collect()
     }
 
     /// Notes a status that the guardian reaped as its `count`-th.
-    pub(crate) fn note_reaped(&self, count: u64, pid: i32, status: i32, at: UnixNanos) -> io::Result<()> {
+    pub(crate) fn note_reaped(
+        &self,
+        count: u64,
+        pid: i32,
+        status: i32,
+        at: UnixNanos,
+    ) -> io::Result<()> {
         let mut entry = [0; 16];
         entry[..4].copy_from_slice(&pid.to_le_bytes());
         entry[4..8].copy_from_slice(&status.to_le_bytes());
         entry[8..].copy_from_slice(&at.to_le_bytes());
-        self.file.write_all_at(&entry, REAPED + count % REAPED_ENTRIES * 16)
+        self.file
+            .write_all_at(&entry, REAPED + count % REAPED_ENTRIES * 16)
     }
 
     /// The status that the guardian reaped for a pid since the given time.
@@ -252,13 +281,16 @@ impl StateTable {
         let count = self.file.read_at(&mut bytes, REAPED).ok()?;
         bytes[..count].chunks_exact(16).find_map(|entry| {
             let [a, b, c, d, e, f, g, h, time @ ..] = entry.first_chunk::<16>()?;
-            let found = i32::from_le_bytes([*a, *b, *c, *d]) == pid && i64::from_le_bytes(*time) >= since;
+            let found =
+                i32::from_le_bytes([*a, *b, *c, *d]) == pid && i64::from_le_bytes(*time) >= since;
             found.then(|| i32::from_le_bytes([*e, *f, *g, *h]))
         })
     }
 
     fn write<T: Serialize>(&self, at: u64, size: u64, value: Option<&T>) -> io::Result<()> {
-        let Some(value) = value else { return self.file.write_all_at(&[0; 6], at) };
+        let Some(value) = value else {
+            return self.file.write_all_at(&[0; 6], at);
+        };
         let body = postcard::to_stdvec(value).map_err(io::Error::other)?;
         let mut record = Vec::with_capacity(6 + body.len());
         let length = u16::try_from(body.len()).map_err(io::Error::other)?;
@@ -295,7 +327,9 @@ fn checksum(bytes: &[u8]) -> u32 {
 }
 
 fn boot_id() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|id| id.trim().to_owned())
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -332,16 +366,48 @@ mod tests {
         let mut log = LogConfig::new(LogDriver::JsonFile, "p".repeat(LogConfig::MAX_PATH).into());
         log.attributes = vec![("k".to_owned(), "v".repeat(LogConfig::MAX_ATTRIBUTES - 9))];
         table.write_task(3, Some(&record(log))).unwrap();
-        table.write_task(5, Some(&record(LogConfig::new(LogDriver::Local, "x".into())))).unwrap();
-        let link = LinkRecord::Session { socket: 1 << 20, task: 65_535, run: 70_000, stdin: true, stdout: true, stderr: true, ended: true, spill: -1 };
+        table
+            .write_task(
+                5,
+                Some(&record(LogConfig::new(LogDriver::Local, "x".into()))),
+            )
+            .unwrap();
+        let link = LinkRecord::Session {
+            socket: 1 << 20,
+            task: 65_535,
+            run: 70_000,
+            stdin: true,
+            stdout: true,
+            stderr: true,
+            ended: true,
+            spill: -1,
+        };
         table.write_link(9, Some(&link)).unwrap();
-        assert_eq!(table.tasks().unwrap().iter().map(|(slot, _)| *slot).collect::<Vec<_>>(), [3, 5]);
+        assert_eq!(
+            table
+                .tasks()
+                .unwrap()
+                .iter()
+                .map(|(slot, _)| *slot)
+                .collect::<Vec<_>>(),
+            [3, 5]
+        );
         assert_eq!(table.links(), [(9, link)]);
-        table.file.write_all_at(b"x", TASKS + 3 * TASK + 100).unwrap();
+        table
+            .file
+            .write_all_at(b"x", TASKS + 3 * TASK + 100)
+            .unwrap();
         assert_eq!(table.tasks().unwrap().len(), 1);
         table.write_task(5, None).unwrap();
         assert!(table.tasks().unwrap().is_empty());
         table.note_reaped(257, 42, 9, 100).unwrap();
-        assert_eq!((table.reaped(42, 100), table.reaped(42, 101), table.reaped(0, 1)), (Some(9), None, None));
+        assert_eq!(
+            (
+                table.reaped(42, 100),
+                table.reaped(42, 101),
+                table.reaped(0, 1)
+            ),
+            (Some(9), None, None)
+        );
     }
 }

@@ -85,7 +85,9 @@ impl Task {
     pub(crate) fn input_fd(&self) -> Option<BorrowedFd<'_>> {
         match (&self.stdin, &self.stdout) {
             (Some(pipe), _) => Some(pipe.as_fd()),
-            (None, Some(master)) if self.record.terminal && self.record.stdin_mode != StdinMode::Closed => {
+            (None, Some(master))
+                if self.record.terminal && self.record.stdin_mode != StdinMode::Closed =>
+            {
                 Some(master.as_fd())
             }
             _ => None,
@@ -116,11 +118,19 @@ impl Keeper {
     }
 
     /// The program runs: `present` tells which descriptors came (pidfd, master, devpts, rootfs).
-    pub(crate) fn launched(&mut self, slot: usize, pid: i32, present: [bool; 4], fds: Vec<OwnedFd>) {
+    pub(crate) fn launched(
+        &mut self,
+        slot: usize,
+        pid: i32,
+        present: [bool; 4],
+        fds: Vec<OwnedFd>,
+    ) {
         let mut fds = fds.into_iter();
         let mut next = |is: bool| if is { fds.next() } else { None };
         let [pidfd, master, devpts, rootfs] = present.map(&mut next);
-        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return;
+        };
         let Some(pidfd) = pidfd else { return };
         let at = now();
         task.record.pid = pid.unsigned_abs();
@@ -138,23 +148,36 @@ impl Keeper {
         self.record_task(slot);
         failpoint::hit("start.running");
         self.watch_task(slot);
-        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return;
+        };
         let pid = task.record.pid;
         if let Some(reply) = task.reply.take() {
             self.reply(&reply, &Response::Started { pid, at }, &[]);
         }
         failpoint::hit("start.answered");
-        self.sessions_of(slot).into_iter().for_each(|link| self.resume_input(link));
+        self.sessions_of(slot)
+            .into_iter()
+            .for_each(|link| self.resume_input(link));
     }
 
     /// Watches a running task's process and streams.
     pub(crate) fn watch_task(&mut self, slot: usize) {
-        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return;
+        };
         let run = task.record.run;
-        let source = |fd: &Option<Arc<OwnedFd>>, stream| fd.clone().map(|fd| Source { fd, stream, run });
-        let sources = [source(&task.stdout, Stream::Stdout), source(&task.stderr, Stream::Stderr)];
+        let source =
+            |fd: &Option<Arc<OwnedFd>>, stream| fd.clone().map(|fd| Source { fd, stream, run });
+        let sources = [
+            source(&task.stdout, Stream::Stdout),
+            source(&task.stderr, Stream::Stderr),
+        ];
         let io = Arc::clone(&task.io);
-        self.pump.command(&io, Command::Sources(sources.into_iter().flatten().collect()));
+        self.pump.command(
+            &io,
+            Command::Sources(sources.into_iter().flatten().collect()),
+        );
         if let Some(pidfd) = self.tasks.get(slot).and_then(|task| task.pidfd.as_ref()) {
             let token = Token::Exit(u32::try_from(slot).unwrap_or(u32::MAX));
             let _ = self.watch(pidfd.as_fd(), token, epoll::EventFlags::IN);
@@ -163,7 +186,9 @@ impl Keeper {
 
     /// It could not be started.
     pub(crate) fn start_failed(&mut self, slot: usize, failure: Failure) {
-        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return;
+        };
         let reply = task.reply.take();
         self.release(slot);
         // Clients that came for this start see it end.
@@ -175,7 +200,9 @@ impl Keeper {
 
     /// Strikes out and closes what a run held.
     pub(crate) fn release(&mut self, slot: usize) {
-        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return;
+        };
         let closing = [task.pidfd.take(), task.stdin.take(), task.devpts.take()];
         let rootfs = task.rootfs.take();
         let streams = (task.stdout.take(), task.stderr.take());
@@ -192,27 +219,43 @@ impl Keeper {
 
     /// Closes a task's input pipe: its process reads the end.
     pub(crate) fn close_stdin(&mut self, slot: usize) {
-        let Some(pipe) = self.tasks.get_mut(slot).and_then(|task| task.stdin.take()) else { return };
+        let Some(pipe) = self.tasks.get_mut(slot).and_then(|task| task.stdin.take()) else {
+            return;
+        };
         self.record_task(slot);
         drop(pipe);
     }
 
     /// A task's process has ended, or so its pidfd says.
     pub(crate) fn process_ended(&mut self, slot: usize) {
-        let Some(task) = self.tasks.get_mut(slot) else { return };
-        let (Phase::Running, Some(pidfd)) = (task.record.phase, &task.pidfd) else { return };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return;
+        };
+        let (Phase::Running, Some(pidfd)) = (task.record.phase, &task.pidfd) else {
+            return;
+        };
         failpoint::hit("exit.seen");
-        let status = match waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        let status = match waitid(
+            WaitId::PidFd(pidfd.as_fd()),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        ) {
             Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
-                (Some(code), _) => Some(ExitStatus::Exited(u8::try_from(code & 0xff).unwrap_or(255))),
-                (None, signal) => Some(ExitStatus::Signaled(u8::try_from(signal.unwrap_or(9)).unwrap_or(9))),
+                (Some(code), _) => {
+                    Some(ExitStatus::Exited(u8::try_from(code & 0xff).unwrap_or(255)))
+                }
+                (None, signal) => Some(ExitStatus::Signaled(
+                    u8::try_from(signal.unwrap_or(9)).unwrap_or(9),
+                )),
             },
             Ok(None) | Err(Errno::INTR) => return,
             // Not this keeper's child: a former keeper started it, the guardian (or init) reaps it.
             Err(_) => {
                 let pid = i32::try_from(task.record.pid).unwrap_or(0);
                 let told = kekkai_sys::pidfd::exit_status(pidfd.as_fd());
-                let status = told.ok().flatten().or_else(|| self.state.reaped(pid, task.record.started_at));
+                let status = told
+                    .ok()
+                    .flatten()
+                    .or_else(|| self.state.reaped(pid, task.record.started_at));
                 status.map(ExitStatus::from_wait_status)
             }
         };
@@ -230,13 +273,21 @@ impl Keeper {
     /// A process has ended with this status: note it, let its output through, then tell.
     pub(crate) fn exited(&mut self, slot: usize, status: ExitStatus) {
         failpoint::hit("exit.reaped");
-        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return;
+        };
         let oom = match (&self.layout, task.record.target) {
-            (Some(layout), Target::Container(_)) => kekkai_cgroups::Cgroup::new(layout, &task.record.cgroup)
-                .is_ok_and(|cgroup| cgroup.oom_kills() > 0),
+            (Some(layout), Target::Container(_)) => {
+                kekkai_cgroups::Cgroup::new(layout, &task.record.cgroup)
+                    .is_ok_and(|cgroup| cgroup.oom_kills() > 0)
+            }
             _ => false,
         };
-        let exit = Exit { status, oom, at: now() };
+        let exit = Exit {
+            status,
+            oom,
+            at: now(),
+        };
         task.unreaped = false;
         task.record.phase = Phase::Exited { exit, told: false };
         let closing = (task.pidfd.take(), task.stdin.take());
@@ -252,31 +303,47 @@ impl Keeper {
 
     /// What the process had written is with log and sessions.
     pub(crate) fn drained(&mut self, slot: usize) {
-        if let Some(Phase::Exited { told: false, .. }) = self.tasks.get(slot).map(|task| task.record.phase) {
+        if let Some(Phase::Exited { told: false, .. }) =
+            self.tasks.get(slot).map(|task| task.record.phase)
+        {
             failpoint::hit("exit.drained");
             self.tell_exit(slot);
         }
     }
 
     pub(crate) fn tell_exit_late(&mut self, slot: usize, pid: u32) {
-        if self.tasks.get(slot).is_some_and(|task| task.record.pid == pid) {
+        if self
+            .tasks
+            .get(slot)
+            .is_some_and(|task| task.record.pid == pid)
+        {
             self.drained(slot);
         }
     }
 
     /// Stores an exit and tells it.
     pub(crate) fn tell_exit(&mut self, slot: usize) {
-        let Some(task) = self.tasks.get(slot) else { return };
-        let Phase::Exited { exit, told: false } = task.record.phase else { return };
+        let Some(task) = self.tasks.get(slot) else {
+            return;
+        };
+        let Phase::Exited { exit, told: false } = task.record.phase else {
+            return;
+        };
         let (target, container, pid) = (task.record.target, task.record.container, task.record.pid);
         if let Target::Container(container) = target {
             // A full tmpfs must not keep the exit from being told: the state table has it too.
             drop(exit_file::store(&self.exec_root(), container, &exit));
         }
         failpoint::hit("exit.stored");
-        self.broadcast(&Event::Exited { target, container, exit });
+        self.broadcast(&Event::Exited {
+            target,
+            container,
+            exit,
+        });
         failpoint::hit("exit.told");
-        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return;
+        };
         task.record.phase = Phase::Exited { exit, told: true };
         let rootfs = task.rootfs.take();
         let open = task.stdout.is_some() || task.stderr.is_some();
@@ -294,7 +361,13 @@ impl Keeper {
 
     /// A stream has ended: close it.
     pub(crate) fn stream_ended(&mut self, slot: usize, stream: Stream, run: u32) {
-        let Some(task) = self.tasks.get_mut(slot).filter(|task| task.record.run == run) else { return };
+        let Some(task) = self
+            .tasks
+            .get_mut(slot)
+            .filter(|task| task.record.run == run)
+        else {
+            return;
+        };
         let closing = match stream {
             Stream::Stderr => task.stderr.take(),
             Stream::Stdout | Stream::Error => task.stdout.take(),
@@ -314,7 +387,9 @@ impl Keeper {
 
     /// A process has closed its output some time ago.
     pub(crate) fn output_closed(&mut self, slot: usize, pid: u32) {
-        let Some(task) = self.tasks.get(slot).filter(|task| task.record.pid == pid) else { return };
+        let Some(task) = self.tasks.get(slot).filter(|task| task.record.pid == pid) else {
+            return;
+        };
         if task.record.phase == Phase::Running {
             self.pump.command(&Arc::clone(&task.io), Command::Eof);
         }
@@ -322,7 +397,9 @@ impl Keeper {
 
     /// Everything of a run is over: sessions and watches end.
     fn finish(&mut self, slot: usize) {
-        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return;
+        };
         task.finished = true;
         let devpts = task.devpts.take();
         let io = Arc::clone(&task.io);
@@ -333,7 +410,9 @@ impl Keeper {
 
     /// Ends an exited run for good before another one begins.
     pub(crate) fn end_run(&mut self, slot: usize) {
-        let Some(task) = self.tasks.get(slot) else { return };
+        let Some(task) = self.tasks.get(slot) else {
+            return;
+        };
         if matches!(task.record.phase, Phase::Exited { .. }) && !task.finished {
             self.tell_exit(slot);
             self.release(slot);
@@ -343,7 +422,9 @@ impl Keeper {
 
     /// A start's job was never received: whoever waits for it is asked to send it again.
     pub(crate) fn start_lost(&mut self, slot: usize) {
-        let Some(task) = self.tasks.get_mut(slot) else { return };
+        let Some(task) = self.tasks.get_mut(slot) else {
+            return;
+        };
         let reply = task.reply.take();
         task.record.phase = Phase::Pending;
         task.record.request = 0;
@@ -355,7 +436,9 @@ impl Keeper {
 
     /// Ends the streams of a process that is long gone.
     pub(crate) fn cut(&mut self, slot: usize, pid: u32) {
-        let Some(task) = self.tasks.get(slot).filter(|task| task.record.pid == pid) else { return };
+        let Some(task) = self.tasks.get(slot).filter(|task| task.record.pid == pid) else {
+            return;
+        };
         if matches!(task.record.phase, Phase::Exited { .. }) {
             self.pump.command(&Arc::clone(&task.io), Command::Cut);
         }
@@ -364,9 +447,15 @@ impl Keeper {
     /// Takes a task that does not run, and whose descriptors are released, out of the tables. Its sessions live on
     /// until they have everything.
     pub(crate) fn remove_task(&mut self, slot: usize) {
-        let Some(task) = self.tasks.remove(slot) else { return };
-        let links: Vec<usize> =
-            self.links.iter().filter(|(_, link)| link.task() == Some(slot)).map(|(number, _)| number).collect();
+        let Some(task) = self.tasks.remove(slot) else {
+            return;
+        };
+        let links: Vec<usize> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.task() == Some(slot))
+            .map(|(number, _)| number)
+            .collect();
         for number in links {
             match self.links.get_mut(number).map(|link| &mut link.kind) {
                 Some(LinkKind::Session(session)) => session.task = None,
@@ -377,7 +466,11 @@ impl Keeper {
         }
         drop(self.state.write_task(slot, None));
         self.index.remove(&task.record.target);
-        if let Some(store) = self.pump.pending().filter(|_| task.io.kept.load(Ordering::Relaxed)) {
+        if let Some(store) = self
+            .pump
+            .pending()
+            .filter(|_| task.io.kept.load(Ordering::Relaxed))
+        {
             store.empty(slot);
         }
         self.pump.retire(&task.io);
@@ -394,7 +487,8 @@ impl Keeper {
             match kekkai_sys::process::reap_any() {
                 Ok(Some((pid, status))) => {
                     let known = self.tasks.iter().find(|(_, task)| {
-                        task.record.phase == Phase::Running && i32::try_from(task.record.pid) == Ok(pid)
+                        task.record.phase == Phase::Running
+                            && i32::try_from(task.record.pid) == Ok(pid)
                     });
                     if let Some((slot, _)) = known {
                         self.exited(slot, ExitStatus::from_wait_status(status));

@@ -25,14 +25,20 @@ impl Work<'_> {
     pub(super) fn command(&mut self, command: Command) {
         match command {
             Command::Log(log) => {
-                self.state.kept = [Stream::Stdout, Stream::Stderr].map(|stream| !log.pending(stream).is_empty());
+                self.state.kept =
+                    [Stream::Stdout, Stream::Stderr].map(|stream| !log.pending(stream).is_empty());
                 self.state.log = Some(log);
             }
             Command::Sources(sources) => {
                 for source in sources {
                     let index = usize::from(source.stream == Stream::Stderr);
                     let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
-                    let added = epoll::add(&self.pump.epoll, &*source.fd, join(self.key, 1 << index), flags);
+                    let added = epoll::add(
+                        &self.pump.epoll,
+                        &*source.fd,
+                        join(self.key, 1 << index),
+                        flags,
+                    );
                     self.state.sources[index] = Some(source);
                     if added.is_err() {
                         self.end_source(index);
@@ -47,7 +53,12 @@ impl Work<'_> {
                 }
             }
             Command::Detach(link) => {
-                if let Some(at) = self.state.sessions.iter().position(|session| session.link == link) {
+                if let Some(at) = self
+                    .state
+                    .sessions
+                    .iter()
+                    .position(|session| session.link == link)
+                {
                     self.drop_session(at);
                 }
             }
@@ -57,12 +68,19 @@ impl Work<'_> {
             Command::Unwatch(link) => self.end_watch(link),
             Command::Cut => (0..2).for_each(|index| self.end_source(index)),
             Command::Eof => {
-                let readers = self.state.sessions.iter_mut().filter(|session| session.stdout || session.stderr);
+                let readers = self
+                    .state
+                    .sessions
+                    .iter_mut()
+                    .filter(|session| session.stdout || session.stderr);
                 readers.for_each(|session| session.ending = true);
             }
             Command::Finish => {
                 // Those that join from now on wait for the next run.
-                self.state.sessions.iter_mut().for_each(|session| session.ending = true);
+                self.state
+                    .sessions
+                    .iter_mut()
+                    .for_each(|session| session.ending = true);
                 if let Some(log) = &mut self.state.log {
                     log.close();
                 }
@@ -73,7 +91,12 @@ impl Work<'_> {
 
     /// Reads one stream; `true` if it gave as much as one turn allows.
     pub(super) fn read(&mut self, index: usize, turns: usize) -> bool {
-        let Some(fd) = self.state.sources[index].as_ref().map(|source| Arc::clone(&source.fd)) else { return false };
+        let Some(fd) = self.state.sources[index]
+            .as_ref()
+            .map(|source| Arc::clone(&source.fd))
+        else {
+            return false;
+        };
         if self.buffers.read.is_empty() {
             self.buffers.read = vec![0; READ];
         }
@@ -110,7 +133,11 @@ impl Work<'_> {
     /// Hands output to sessions and log.
     fn take(&mut self, index: usize, data: &[u8]) {
         failpoint::hit("log.read");
-        let stream = if index == 0 { Stream::Stdout } else { Stream::Stderr };
+        let stream = if index == 0 {
+            Stream::Stdout
+        } else {
+            Stream::Stderr
+        };
         let mut at = 0;
         while at < self.state.sessions.len() {
             let session = &mut self.state.sessions[at];
@@ -129,7 +156,9 @@ impl Work<'_> {
             }
             at += 1;
         }
-        let Some(log) = &mut self.state.log else { return };
+        let Some(log) = &mut self.state.log else {
+            return;
+        };
         let chores = |chore| self.pump.chores.push(chore);
         let (key, kept) = (self.key.slot, &mut self.state.kept[index]);
         let store = self.pump.pending.as_ref();
@@ -161,7 +190,12 @@ impl Work<'_> {
     }
 
     fn end_watch(&mut self, link: LinkKey) {
-        if let Some(at) = self.state.watches.iter().position(|(known, _)| *known == link) {
+        if let Some(at) = self
+            .state
+            .watches
+            .iter()
+            .position(|(known, _)| *known == link)
+        {
             drop(self.state.watches.swap_remove(at));
             self.pump.note(Note::WatchOver(link));
         }
@@ -175,11 +209,18 @@ impl Work<'_> {
     }
 
     fn end_source(&mut self, index: usize) {
-        let Some(source) = self.state.sources[index].take() else { return };
+        let Some(source) = self.state.sources[index].take() else {
+            return;
+        };
         let _ = epoll::delete(&self.pump.epoll, &*source.fd);
         let (stream, run) = (source.stream, source.run);
         drop(source);
-        if let Some(store) = self.pump.pending.as_ref().filter(|_| std::mem::take(&mut self.state.kept[index])) {
+        if let Some(store) = self
+            .pump
+            .pending
+            .as_ref()
+            .filter(|_| std::mem::take(&mut self.state.kept[index]))
+        {
             store.clear(self.key.slot, index);
         }
         if let Some(log) = &mut self.state.log {
@@ -212,7 +253,8 @@ impl Work<'_> {
             Err(Errno::EXIST) => epoll::modify(&self.pump.epoll, &*session.socket, data, flags),
             result => result,
         };
-        self.pump.note(Note::Backlog(session.link, session.backlog_file()));
+        self.pump
+            .note(Note::Backlog(session.link, session.backlog_file()));
         if added.is_err() {
             self.drop_session(at);
         }
@@ -230,7 +272,12 @@ impl Work<'_> {
                     }
                     Delivery::Waiting => {
                         let flags = epoll::EventFlags::OUT | epoll::EventFlags::ONESHOT;
-                        let _ = epoll::modify(&self.pump.epoll, &*session.socket, join(self.key, FLUSH), flags);
+                        let _ = epoll::modify(
+                            &self.pump.epoll,
+                            &*session.socket,
+                            join(self.key, FLUSH),
+                            flags,
+                        );
                     }
                     Delivery::Sent => {
                         let _ = epoll::delete(&self.pump.epoll, &*session.socket);
