@@ -19,7 +19,6 @@ mod schema;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::mpsc;
 
 use rusqlite::{Connection, OpenFlags};
@@ -190,9 +189,8 @@ pub type Reply = Box<dyn FnOnce(Result<(), MetadataError>) + Send>;
 pub struct Database {
     path: PathBuf,
     writer: Writer,
-    /// Reads on demand; the only user of it is `load`, at start.
+    /// Keeps a second daemon out; goes last.
     _lock: std::fs::File,
-    reader: Mutex<Option<Connection>>,
 }
 
 impl Database {
@@ -208,7 +206,6 @@ impl Database {
             path: path.to_owned(),
             writer,
             _lock: lock,
-            reader: Mutex::new(None),
         })
     }
 
@@ -231,19 +228,11 @@ impl Database {
         receiver.recv().unwrap_or(Err(MetadataError::Closed))
     }
 
-    /// Reads a whole table, ordered by key. It sees every change that was acknowledged. Meant for the start.
+    /// Reads a whole table, ordered by key. It sees every change that was acknowledged. Meant for the start: each call has a
+    /// connection of its own, so that nothing of it stays in memory, nor keeps the log from being emptied at the end.
     pub fn load(&self, table: Table) -> Result<Vec<Row>, MetadataError> {
-        let mut guard = self
-            .reader
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let connection = match guard.take() {
-            Some(connection) => connection,
-            None => self.read_only()?,
-        };
-        let rows = self.read_table(&connection, table);
-        *guard = Some(connection);
-        rows
+        let connection = self.read_only()?;
+        self.read_table(&connection, table)
     }
 
     /// Reads one row.
@@ -265,13 +254,9 @@ impl Database {
             .collect()
     }
 
-    /// Frees what loading needed. Call it once everything has been read.
-    pub fn release_reader(&self) {
-        *self
-            .reader
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = None;
-    }
+    /// Nothing is kept after loading any more; goes with its last caller.
+    #[doc(hidden)]
+    pub fn release_reader(&self) {}
 
     fn read_only(&self) -> Result<Connection, MetadataError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

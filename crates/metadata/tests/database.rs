@@ -48,6 +48,10 @@ fn rows_come_back_after_reopening() {
         )
         .unwrap();
     drop(database);
+    assert!(
+        !dir.path().join("metadata.db-wal").exists(),
+        "closing empties the log"
+    );
     let database = Database::open(&path).unwrap();
     assert!(keys(&database, Table::Containers).is_empty());
     let names = database.load(Table::ImageNames).unwrap();
