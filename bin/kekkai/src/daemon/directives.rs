@@ -222,28 +222,29 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn map(value: Value) -> Map<String, Value> {
+    fn map(value: &Value) -> Map<String, Value> {
         value.as_object().unwrap().clone()
     }
 
     #[test]
     fn dockerds_words() {
-        let error = merge_maps(&Map::new(), Ok(map(json!({"foo": 1, "debug": true})))).unwrap_err();
+        let error =
+            merge_maps(&Map::new(), Ok(map(&json!({"foo": 1, "debug": true})))).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the following directives don't match any configuration option: foo"
         );
-        let flags = map(json!({"debug": true, "hosts": ["unix:///y"]}));
+        let flags = map(&json!({"debug": true, "hosts": ["unix:///y"]}));
         let error = merge_maps(
             &flags,
-            Ok(map(json!({"debug": true, "hosts": ["unix:///x"]}))),
+            Ok(map(&json!({"debug": true, "hosts": ["unix:///x"]}))),
         )
         .unwrap_err();
         assert_eq!(
             error.to_string(),
             "the following directives are specified both as a flag and in the configuration file: debug: (from flag: true, from file: true), hosts: (from flag: [unix:///y], from file: [unix:///x])"
         );
-        let both = merge_maps(&flags, Ok(map(json!({"mtu": 9000})))).unwrap();
+        let both = merge_maps(&flags, Ok(map(&json!({"mtu": 9000})))).unwrap();
         assert_eq!(both.len(), 3);
     }
 

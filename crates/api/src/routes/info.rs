@@ -84,6 +84,9 @@ struct InfoOut<'a> {
     runc_commit: Commit,
     init_commit: Commit,
     security_options: &'a [String],
+    #[serde(rename = "CDISpecDirs")]
+    cdi_spec_dirs: [(); 0],
+    firewall_backend: Value,
     warnings: Option<&'a [String]>,
 }
 
@@ -191,6 +194,8 @@ impl<'a> InfoOut<'a> {
             runc_commit: Commit::default(),
             init_commit: Commit::default(),
             security_options: &info.security_options,
+            cdi_spec_dirs: [],
+            firewall_backend: json!({"Driver": "nftables"}),
             warnings: Some(info.warnings.as_slice()).filter(|warnings| !warnings.is_empty()),
         }
     }
