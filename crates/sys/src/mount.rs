@@ -258,6 +258,20 @@ pub fn become_root(root: BorrowedFd<'_>) -> Result<()> {
     rustix::process::chdir(c"/")
 }
 
+/// Makes `root`, a detached mount, the root of this process by mounting it over the root of a mount namespace in which
+/// there is nothing to be seen beneath it (an empty, read-only directory). What [`become_root`] does for a namespace
+/// full of mounts, without waiting for an RCU grace period and without a walk through all processes: whoever gets to the
+/// top of the namespace (`setns`, `..`) is led to the mount on top, and what is under it is empty.
+///
+/// # Errors
+/// Those of `move_mount(2)` and `chroot(2)`.
+pub fn cover_root(root: BorrowedFd<'_>) -> Result<()> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(root, c"", rustix::fs::CWD, c"/", flags)?;
+    rustix::process::fchdir(root)?;
+    rustix::process::chroot(c".")
+}
+
 /// Mounts an overlay detached. `lower` is topmost first; paths too long for `fsconfig` go by descriptor. Kernels before
 /// 6.8 cannot take layers one by one: there it is mounted the old way, for a moment visible on top of `upper`.
 ///

@@ -72,6 +72,8 @@ struct Prepare {
     joins: Vec<(OwnedFd, u64)>,
     unshare_cgroup: bool,
     new_network: bool,
+    /// Whether it is cloned from the namespace with one mount.
+    small: bool,
 }
 
 pub(crate) fn launch(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched, Failure> {
@@ -106,6 +108,7 @@ pub(crate) fn launch(plan: &ContainerPlan, fds: LaunchFds) -> Result<Launched, F
         joins: namespaces.joins(plan, netns, joined)?,
         unshare_cgroup: namespaces.new_cgroup,
         new_network: namespaces.clone.contains(CloneFlags::NEW_NETWORK),
+        small: super::small::is_available(),
     };
     let pid_namespace = prepare
         .joins
@@ -391,10 +394,14 @@ fn set_up(plan: &ContainerPlan, prepare: &Prepare) -> Result<(), Failure> {
     if prepare.new_network {
         process::bring_loopback_up().at(Stage::Namespace, "loopback")?;
     }
-    // The copies of the host's mounts are gone in a moment; until then nothing may go out. (A shared mount could not be
-    // pivoted away from, either; the new root becomes shared at the end, where that was asked for.)
-    mount::set_root_propagation(OLD_ROOT_PROPAGATION).at(Stage::Propagation, "/")?;
-    mount::become_root(prepare.root.as_fd()).at(Stage::PivotRoot, &plan.id)?;
+    if prepare.small {
+        mount::cover_root(prepare.root.as_fd()).at(Stage::PivotRoot, &plan.id)?;
+    } else {
+        // The copies of the host's mounts are gone in a moment; until then nothing may go out. (A shared mount could
+        // not be pivoted away from, either; the new root becomes shared at the end, where that was asked for.)
+        mount::set_root_propagation(OLD_ROOT_PROPAGATION).at(Stage::Propagation, "/")?;
+        mount::become_root(prepare.root.as_fd()).at(Stage::PivotRoot, &plan.id)?;
+    }
     let root = prepare.root.as_fd();
     let mounted = mounts::mount_all(root, &plan.mounts, &prepare.mounts)?;
     ensure_cwd(root, &plan.process.cwd)?;

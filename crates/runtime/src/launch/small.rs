@@ -1,8 +1,10 @@
 //! A mount namespace with one mount, from which containers are cloned.
 //!
 //! Cloning a mount namespace copies every mount, and leaving the old root detaches every copy: some 3 µs for each mount
-//! of the host, at every start. So a launcher that can keeps a second mount namespace with nothing in it, does all that
+//! of the host, at every start, and an RCU grace period, which is milliseconds on a busy machine. So a launcher that can keeps a second mount namespace with nothing in it, does all that
 //! needs the host's files in the host's, and steps into the small one only for the clone.
+//!
+//! There the container's root simply covers the empty one.
 //!
 //! What must stay true: the launcher is in the host's mount namespace, with the root it began with, whenever
 //! [`within`] is not running its argument. The child gets everything of the host by descriptor.
@@ -29,6 +31,11 @@ struct Pair {
 thread_local! {
     /// Made at the first launch; `None` where it cannot be (another thread shares our root, we are in a chroot).
     static PAIR: Option<Pair> = make();
+}
+
+/// Whether there is a small namespace to clone from.
+pub(crate) fn is_available() -> bool {
+    PAIR.with(Option::is_some)
 }
 
 /// Runs `clone` in the small namespace, or where it is not to be had in the host's.

@@ -362,3 +362,38 @@ fn a_directory_as_root() {
         "hi\n"
     );
 }
+
+/// Getting to the top of the mount namespace, by the oldest trick there is, leads back to the container's root.
+#[test]
+fn no_way_up() {
+    needs_root!();
+    let bundle = Bundle::new().script(
+        "mkdir /jail /jail/bin; cp /bin/busybox /jail/bin/; ln -s busybox /jail/bin/sh; \
+         chroot /jail /bin/sh -c 'cd /; cd ../../../..; busybox ls -a .' >/dev/null; ls /; ls -d /../../bin; \
+         grep -c . /proc/self/mountinfo; readlink /proc/self/root; readlink /proc/self/cwd",
+    );
+    std::os::unix::fs::symlink("busybox", bundle.lower().join("bin/chroot")).unwrap();
+    std::os::unix::fs::symlink("busybox", bundle.lower().join("bin/cp")).unwrap();
+    let output = bundle.stdout();
+    assert!(
+        output.contains("home\n") && output.ends_with("/\n/\n"),
+        "{output}"
+    );
+    // From outside: setns lands in the container's root, too, and a user namespace can be made (no chroot is seen).
+    let sleeping = Bundle::new()
+        .script("sleep 30")
+        .set("/linux/seccomp", json!(null));
+    let (fds, _out, _err) = pipes();
+    let running = sleeping.start(fds).unwrap();
+    let output = sleeping.exec(
+        &running,
+        &["sh", "-c", "ls /; busybox unshare -U true && echo unshared"],
+        |_| {},
+    );
+    let output = output.unwrap().stdout;
+    assert!(
+        output.contains("home\n") && output.ends_with("unshared\n"),
+        "{output}"
+    );
+    kill(&running);
+}
