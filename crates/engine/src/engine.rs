@@ -637,7 +637,7 @@ impl Engine {
     /// # Errors
     /// None at present: dockerd ignores filters that it does not know.
     pub async fn events(&self, request: EventsRequest) -> Result<tokio::sync::mpsc::Receiver<Event>, EngineError> {
-        Ok(self.inner.events.subscribe(request))
+        Ok(self.inner.events.subscribe(&request))
     }
 
     /// Tells an event that happened at the rim (image pull, tag, untag, delete, load; daemon reload).

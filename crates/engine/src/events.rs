@@ -55,7 +55,7 @@ impl EventBus {
     }
 
     /// Past and coming events that satisfy the request.
-    pub(crate) fn subscribe(&self, request: EventsRequest) -> mpsc::Receiver<Event> {
+    pub(crate) fn subscribe(&self, request: &EventsRequest) -> mpsc::Receiver<Event> {
         let filter = EventFilter::new(&request.filters);
         let (past, mut live) = {
             let past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
@@ -185,7 +185,7 @@ mod tests {
             bus.publish(EventKind::Container, "create", &format!("{number:03}"), vec![("name".into(), "a".into())]);
         }
         let request = EventsRequest { since: Some(start), ..Default::default() };
-        let mut receiver = bus.subscribe(request);
+        let mut receiver = bus.subscribe(&request);
         bus.publish(EventKind::Container, "die", "300", Vec::new());
         let mut seen = Vec::new();
         while seen.last().map(String::as_str) != Some("300") {
@@ -216,7 +216,7 @@ mod tests {
     async fn until_ends_it() {
         let bus = EventBus::default();
         let mut receiver =
-            bus.subscribe(EventsRequest { until: Some(Timestamp::now()), ..Default::default() });
+            bus.subscribe(&EventsRequest { until: Some(Timestamp::now()), ..Default::default() });
         assert!(receiver.recv().await.is_none());
     }
 }

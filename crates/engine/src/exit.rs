@@ -88,14 +88,16 @@ impl Owner {
             if self.container.lock().oom_killed {
                 self.inner.container_event(&self.container, "oom", &[]);
             }
+            if !self.stops.is_empty() || !self.restarts.is_empty() {
+                self.inner.container_event(&self.container, "stop", &[]);
+            }
             let extra = [("execDuration", lasted.as_secs().to_string()), ("exitCode", code.to_string())];
             self.inner.container_event(&self.container, "die", &extra);
         }
         self.clear_run(&spec);
-        for reply in self.stops.drain(..) {
+        for reply in self.stops.drain(..).chain(self.kills.drain(..)) {
             // The client may have gone.
             let _ = reply.send(Ok(()));
-            self.inner.container_event(&self.container, "stop", &[]);
         }
         if !self.removals.is_empty() {
             let volumes = self.removals.iter().any(|(options, _)| options.volumes);
@@ -114,8 +116,8 @@ impl Owner {
         let endpoint = self.container.lock().endpoint.take();
         if let Some(record) = endpoint {
             net::release(&self.inner, &record);
-            net::event(&self.inner, &self.container, &record, "disconnect");
         }
+        net::event(&self.inner, &self.container, spec, "disconnect");
         point(failpoint::EXIT_NETWORK);
         let (done, gone) = oneshot::channel();
         let path = self.inner.cgroup_path(self.container.id, spec);

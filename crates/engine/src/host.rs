@@ -5,7 +5,6 @@ use std::path::Path;
 
 /// What this host can do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "one independent fact each")]
 pub(crate) struct HostFacts {
     /// CPUs online.
     pub(crate) ncpu: usize,

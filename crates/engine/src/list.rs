@@ -70,8 +70,8 @@ fn network(
         shown.prefix_len = record.prefix_len;
         shown.gateway = record.gateway.to_string();
         shown.mac_address = record.mac.to_string();
-    } else if running && let Some(info) = inner.network.as_ref().and_then(|network| network.inspect(mode).ok()) {
-        shown.network_id = info.id.to_string();
+    } else if running && let Some((id, _)) = inner.network.as_ref().and_then(|network| network.resolve(mode).ok()) {
+        shown.network_id = id.to_string();
     }
     shown.requested = spec.endpoints.get(mode).cloned();
     settings.endpoints.insert(mode.to_owned(), shown);
@@ -303,7 +303,7 @@ pub(crate) fn list(inner: &Inner, request: &ListContainers) -> Result<Vec<Contai
         .map(|container| view(inner, container))
         .filter(|view| filter.matches(view))
         .collect();
-    views.sort_by(|one, other| other.created.cmp(&one.created));
+    views.sort_by_key(|view| std::cmp::Reverse(view.created));
     if let Some(limit) = request.limit {
         views.truncate(limit);
     }

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use kekkai_network::{EndpointRecord, EndpointRequest, NetworkError};
+use kekkai_network::{EndpointRecord, EndpointRequest, NetworkDriver, NetworkError};
 use kekkai_types::{ErrorClass, PortMapping};
 
 use crate::EngineError;
@@ -73,13 +73,16 @@ pub(crate) fn connect(
         return Ok(Connection { netns: None, record: None });
     }
     let missing = || EngineError::NotFound(format!("failed to set up container networking: network {mode} not found"));
-    let network = inner.network.as_ref().ok_or_else(missing)?;
+    let Some(network) = &inner.network else {
+        // `--bridge none`: there is no pool; the launcher makes an empty namespace.
+        return if mode == "none" { Ok(Connection { netns: None, record: None }) } else { Err(missing()) };
+    };
     if mode == "none" || spec.config.network_disabled {
         let netns = network.isolated().map_err(|error| network_error(&error))?;
         return Ok(Connection { netns: Some(netns), record: None });
     }
-    let info = network.inspect(mode).map_err(|_| missing())?;
-    if info.name != "bridge" {
+    let (_, driver) = network.resolve(mode).map_err(|_| missing())?;
+    if driver != NetworkDriver::Bridge {
         return Err(missing());
     }
     let options = spec.endpoints.get("bridge").or_else(|| spec.endpoints.get(mode));
@@ -104,12 +107,19 @@ pub(crate) fn release(inner: &Inner, record: &EndpointRecord) {
     }
 }
 
-/// Tells `connect` or `disconnect`.
-pub(crate) fn event(inner: &Inner, container: &Container, record: &EndpointRecord, action: &str) {
+/// Tells `connect` or `disconnect`. A container that shares another's network says nothing.
+pub(crate) fn event(inner: &Inner, container: &Container, spec: &ContainerSpec, action: &str) {
+    let mode = spec.host.network_mode.as_str();
+    let Some((id, driver)) = inner.network.as_ref().and_then(|network| network.resolve(mode).ok()) else { return };
+    let name = match driver {
+        NetworkDriver::Bridge => "bridge",
+        NetworkDriver::Host => "host",
+        NetworkDriver::Null => "none",
+    };
     let attributes = vec![
         ("container".to_owned(), container.id.to_string()),
-        ("name".to_owned(), "bridge".to_owned()),
-        ("type".to_owned(), "bridge".to_owned()),
+        ("name".to_owned(), name.to_owned()),
+        ("type".to_owned(), driver.as_str().to_owned()),
     ];
-    inner.events.publish(EventKind::Network, action, &record.network.to_string(), attributes);
+    inner.events.publish(EventKind::Network, action, &id.to_string(), attributes);
 }

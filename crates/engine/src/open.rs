@@ -151,6 +151,9 @@ fn engine_id(database: &Database) -> Result<String, EngineError> {
 
 fn open_network(config: &EngineConfig, database: &Database) -> Result<Option<NetworkService>, EngineError> {
     let bridge = &config.bridge;
+    if !bridge.enabled {
+        return Ok(None);
+    }
     let defaults = NetworkConfig::default();
     let bip = match &bridge.address {
         Some(text) => Some(text.parse().map_err(|error: kekkai_network::ParseSubnetError| {

@@ -102,8 +102,10 @@ pub(crate) struct Owner {
     pub(crate) inner: Arc<Inner>,
     pub(crate) container: Arc<Container>,
     deadline: Option<Deadline>,
-    /// Answered when the process has ended.
+    /// Answered when the process has ended, as it was asked to.
     pub(crate) stops: Vec<Reply>,
+    /// Answered when the process has ended.
+    pub(crate) kills: Vec<Reply>,
     /// Answered when it runs again.
     pub(crate) restarts: Vec<Reply>,
     /// Answered when it is removed, which follows the end.
@@ -125,6 +127,7 @@ pub(crate) fn spawn(
         container: Arc::clone(container),
         deadline: None,
         stops: Vec::new(),
+        kills: Vec::new(),
         restarts: Vec::new(),
         removals: Vec::new(),
         cgroup_gone: None,
@@ -380,7 +383,7 @@ impl Owner {
             self.thaw_quietly().await;
         }
         if sent && signal == Signal::KILL {
-            self.stops.push(reply);
+            self.kills.push(reply);
         } else {
             self.answer(reply, Ok(()));
         }

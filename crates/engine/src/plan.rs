@@ -263,7 +263,6 @@ pub(crate) fn compile(
         id: id.to_string(),
         user: spec.config.user.clone().filter(|user| !user.is_empty()),
         additional_groups: host.group_add.clone(),
-        ..Default::default()
     };
     plan_container(&built, root, &options).map_err(|error| match error.class() {
         kekkai_types::ErrorClass::InvalidArgument => EngineError::Invalid(error.to_string()),

@@ -38,7 +38,7 @@ impl Owner {
         self.container.transition(Move::Start).map_err(|error| EngineError::Conflict(error.to_string()))?;
         match self.launch().await {
             Ok(launched) => {
-                self.started(launched);
+                self.started(&launched);
                 Ok(())
             }
             Err(error) => {
@@ -53,6 +53,7 @@ impl Owner {
         let storage = Arc::clone(&self.container.storage);
         let _exclusive = storage.write().await;
         let requested = Timestamp::now();
+        let mut laps = Laps::start();
         let (inner, container) = (Arc::clone(&self.inner), Arc::clone(&self.container));
         let (name, spec) = {
             let shared = container.lock();
@@ -66,9 +67,11 @@ impl Owner {
             let (inner, record) = (Arc::clone(&inner), Arc::clone(record));
             undo.push(move || net::release(&inner, &record));
         }
+        laps.lap();
         failpoint::check(failpoint::START_NETWORK)?;
 
         crate::files::write(&inner, &container, &spec, endpoint.as_deref(), requested)?;
+        laps.lap();
         failpoint::check(failpoint::START_FILES)?;
 
         self.activate_mounts(&spec, &mut undo)?;
@@ -99,11 +102,14 @@ impl Owner {
             undo.push(move || inner.janitor.add(Chore::Cgroup { path: cgroup, done: None }));
         }
         failpoint::check(failpoint::START_SENT)?;
+        laps.lap();
         let answer = inner.ask(Request::Start(Box::new(request)), fds).await.map_err(|error| start_error(&error))?;
         let Response::Started { pid, at } = answer.response else {
             return Err(EngineError::Internal("the keeper's answer to a start makes no sense".to_owned()));
         };
         undo.commit();
+        laps.lap();
+        tracing::debug!(container = %container.id, network_files_plan_keeper_us = ?laps.micros, "started");
         Ok(Launched { facts: RunningFacts { pid, started_at: Timestamp::from_unix_nanos(at) }, endpoint })
     }
 
@@ -175,7 +181,7 @@ impl Owner {
         Ok(())
     }
 
-    fn started(&mut self, launched: Launched) {
+    fn started(&mut self, launched: &Launched) {
         {
             let mut shared = self.container.lock();
             if let Err(error) = shared.transition(Move::Started(launched.facts)) {
@@ -196,9 +202,7 @@ impl Owner {
             tracing::warn!(%error, "after recording a start");
         }
         self.mount_events("mount");
-        if let Some(record) = &launched.endpoint {
-            net::event(&self.inner, &self.container, record, "connect");
-        }
+        net::event(&self.inner, &self.container, &self.container.spec(), "connect");
         self.inner.container_event(&self.container, "start", &[]);
     }
 
@@ -247,6 +251,24 @@ impl Owner {
         if self.container.spec().host.auto_remove {
             self.remove_now(true).await;
         }
+    }
+}
+
+/// How long the steps of a start took, for the log of developers.
+struct Laps {
+    last: std::time::Instant,
+    micros: Vec<u128>,
+}
+
+impl Laps {
+    fn start() -> Self {
+        Self { last: std::time::Instant::now(), micros: Vec::with_capacity(4) }
+    }
+
+    fn lap(&mut self) {
+        let now = std::time::Instant::now();
+        self.micros.push(now.duration_since(self.last).as_micros());
+        self.last = now;
     }
 }
 

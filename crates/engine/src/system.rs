@@ -263,9 +263,7 @@ pub(crate) fn info(inner: &Inner) -> EngineInfo {
         }
     }
     let mut security_options = vec!["name=seccomp,profile=builtin".to_owned()];
-    if facts.apparmor {
-        security_options.insert(0, "name=apparmor".to_owned());
-    }
+    // AppArmor is not listed: a profile is applied where one is asked for, but there is none by default.
     if facts.cgroup_version == 2 {
         security_options.push("name=cgroupns".to_owned());
     }

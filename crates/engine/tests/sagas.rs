@@ -1,5 +1,7 @@
 //! Every step of create and start fails once. A program of its own, because fail points belong to a process.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails should stop where it failed")]
+
 #[path = "suite/support.rs"]
 #[expect(dead_code, reason = "shared with the suite, which uses all of it")]
 mod support;

@@ -172,7 +172,8 @@ fn complete_host(inner: &Inner, host: &mut HostOptions) {
         }
     };
     if matches!(host.network_mode.as_str(), "" | "default") {
-        "bridge".clone_into(&mut host.network_mode);
+        let default = if inner.network.is_some() { "bridge" } else { "none" };
+        default.clone_into(&mut host.network_mode);
     }
     or(&mut host.ipc_mode, &config.default_ipc_mode);
     let cgroupns = config.default_cgroupns_mode.as_deref();

@@ -149,6 +149,6 @@ async fn events_tell_a_whole_life() {
         assert!(event.attributes.iter().any(|(key, value)| key == "name" && value == "life"));
         actions.push(event.action.to_string());
     }
-    assert_eq!(actions, ["create", "start", "kill", "die", "stop", "destroy"]);
+    assert_eq!(actions, ["create", "start", "kill", "die", "destroy"]);
     bench.close().await;
 }
