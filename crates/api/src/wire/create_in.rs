@@ -117,6 +117,9 @@ mod tests {
         let (request, _) = read(json!({"Image": "a"}), "v1.39").unwrap();
         assert_eq!(request.host.ipc_mode, "shareable");
         assert_eq!(request.host.cgroupns_mode, "host");
+        let body = json!({"Image": "a", "HostConfig": {"AutoRemove": true}});
+        let removes = |version: &str| read(body.clone(), version).unwrap().0.host.auto_remove;
+        assert!(removes("v1.25") && !removes("v1.24"));
         assert!(MAXIMUM.at_least(41));
     }
 

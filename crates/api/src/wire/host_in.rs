@@ -70,6 +70,10 @@ pub(crate) fn read_host(
 }
 
 fn fill_in_for_old_clients(host: &mut HostOptions, version: ApiVersion) {
+    if version.before(25) {
+        // These clients remove the container themselves.
+        host.auto_remove = false;
+    }
     if version.before(40) && host.ipc_mode.is_empty() {
         host.ipc_mode = "shareable".to_owned();
     }
