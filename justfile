@@ -15,12 +15,12 @@ test *FILTER:
 
 # the black-box suite alone; columns: dockerd,docker,kekkai
 blackbox COLUMNS="" FILTER="":
-    cargo build -p kekkai -p kekkai-keeper
+    cargo build -p kekkai -p kekkai-keeper-bin
     KEKKAI_TEST_COLUMNS={{COLUMNS}} cargo test -p kekkai-tests --test blackbox -- {{FILTER}}
 
 # the crash suite at every fail point
 soak:
-    cargo build -p kekkai -p kekkai-keeper
+    cargo build -p kekkai -p kekkai-keeper-bin
     KEKKAI_CRASH_SHARE=1 cargo test -p kekkai-tests --test crash
 
 # the table of bench/README.md, beside Docker (about fifteen minutes)

@@ -176,10 +176,10 @@ impl Daemon {
             .arg(&self.table)
             .arg("--cgroup-parent")
             .arg(&self.cgroup);
-        command
-            .arg("--log-level")
-            .arg("debug")
-            .args(&self.options.args);
+        if !self.options.args.iter().any(|a| a == "--log-level") {
+            command.arg("--log-level").arg("debug");
+        }
+        command.args(&self.options.args);
         command.envs(self.options.env.iter().map(|(k, v)| (k, v)));
         // A cargo test's environment is not a daemon's.
         command.env_remove("DOCKER_HOST").env_remove("KEKKAI_HOST");
