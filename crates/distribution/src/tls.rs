@@ -1,11 +1,15 @@
 //! TLS configurations, and TLS errors in the words of Go's library, which people search for.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 
+use kekkai_content::Sha256;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, InvalidMessage, RootCertStore,
     SignatureScheme,
@@ -32,12 +36,86 @@ pub(crate) fn verified() -> Arc<ClientConfig> {
     for error in &found.errors {
         tracing::warn!(%error, "reading the system's certificates");
     }
+    let trusted = found.certs.iter().map(|der| Sha256::raw(der)).collect();
     roots.add_parsable_certificates(found.certs);
-    Arc::new(
-        builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth(),
-    )
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
+    match verifier {
+        Ok(chains) => {
+            let verifier = Arc::new(System { chains, trusted });
+            let config = builder()
+                .dangerous()
+                .with_custom_certificate_verifier(verifier);
+            Arc::new(config.with_no_client_auth())
+        }
+        // No certificate at all in the system's store: then nobody is trusted.
+        Err(_) => Arc::new(
+            builder()
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth(),
+        ),
+    }
+}
+
+/// The system's authorities, and certificates that are in its store themselves: a registry's own self-signed
+/// certificate usually says that it is an authority, which webpki takes from no server.
+#[derive(Debug)]
+struct System {
+    chains: Arc<WebPkiServerVerifier>,
+    /// SHA-256 of every certificate in the store.
+    trusted: HashSet<[u8; 32]>,
+}
+
+impl ServerCertVerifier for System {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.chains.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
+        match verified {
+            Err(Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.trusted.contains(&Sha256::raw(end_entity)) =>
+            {
+                let parsed = ParsedCertificate::try_from(end_entity)?;
+                verify_server_name(&parsed, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chains
+            .verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chains
+            .verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chains.supported_verify_schemes()
+    }
 }
 
 /// Without any check, for registries that were declared insecure.
@@ -107,7 +185,8 @@ pub(crate) fn words(error: &io::Error) -> String {
         }
         Some(Error::InvalidCertificate(certificate)) => {
             let why = match certificate {
-                CertificateError::UnknownIssuer => {
+                // The second is a self-signed certificate that nobody trusts.
+                CertificateError::UnknownIssuer | CertificateError::Other(_) => {
                     "certificate signed by unknown authority".to_owned()
                 }
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
@@ -122,7 +201,11 @@ pub(crate) fn words(error: &io::Error) -> String {
                 } => {
                     format!(
                         "certificate is valid for {}, not {}",
-                        presented.join(", "),
+                        presented
+                            .iter()
+                            .map(|name| bare(name))
+                            .collect::<Vec<_>>()
+                            .join(", "),
                         expected.to_str()
                     )
                 }
@@ -133,5 +216,25 @@ pub(crate) fn words(error: &io::Error) -> String {
         Some(other) => format!("tls: {other}"),
         None if error.kind() == io::ErrorKind::UnexpectedEof => "EOF".to_owned(),
         None => error.to_string(),
+    }
+}
+
+/// `vm` of rustls's `DnsName("vm")`, `127.0.0.1` of `IpAddress(127.0.0.1)`.
+fn bare(name: &str) -> &str {
+    let inner = name
+        .split_once('(')
+        .and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_certificates() {
+        assert_eq!(bare("DnsName(\"vm\")"), "vm");
+        assert_eq!(bare("IpAddress(127.0.0.1)"), "127.0.0.1");
+        assert_eq!(bare("vm"), "vm");
     }
 }
