@@ -15,6 +15,7 @@ mod requests;
 mod resume;
 mod session;
 mod slots;
+mod starts;
 mod state;
 mod tasks;
 

@@ -237,3 +237,63 @@ fn init_reaps_and_forwards() {
     }
     let _ = session.fd.as_fd();
 }
+
+#[test]
+fn a_rush_of_starts() {
+    needs_root!();
+    let rig = Rig::new();
+    let containers: Vec<_> = std::thread::scope(|scope| {
+        let start = |_| {
+            scope.spawn(|| {
+                let of_one = (0..5).map(|_| {
+                    let container = rig.container(&["sleep", "1000"], &Options::default());
+                    rig.start(&container).unwrap();
+                    container
+                });
+                of_one.collect::<Vec<_>>()
+            })
+        };
+        let threads: Vec<_> = (0..8).map(start).collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap())
+            .collect()
+    });
+    assert_eq!(rig.client().list().unwrap().len(), 40);
+    for container in &containers {
+        rig.signal(Target::Container(container.id), Signal::KILL)
+            .unwrap();
+    }
+    for container in &containers {
+        assert_eq!(rig.wait_container(container), 137);
+        rig.forget(container);
+    }
+    assert!(rig.client().list().unwrap().is_empty());
+}
+
+/// A start that hangs (its cgroup is frozen) holds up no other.
+#[test]
+fn stuck_launchers_are_replaced() {
+    needs_root!();
+    let rig = Rig::new();
+    let sleeper = rig.run("sleep 1000", &Options::default());
+    let layout = kekkai_cgroups::detect().unwrap();
+    let group = kekkai_cgroups::Cgroup::new(&layout, &crate::support::cgroup(sleeper.id)).unwrap();
+    group.freeze().unwrap();
+    std::thread::scope(|scope| {
+        let stuck: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| rig.exec(&sleeper, ExecId::random(), &["true"], &Options::default()))
+            })
+            .collect();
+        for _ in 0..3 {
+            let container = rig.run("exit 3", &Options::default());
+            assert_eq!(rig.wait_container(&container), 3);
+        }
+        assert!(stuck.iter().any(|thread| !thread.is_finished()));
+        group.thaw().unwrap();
+        for thread in stuck {
+            thread.join().unwrap().unwrap();
+        }
+    });
+}

@@ -102,6 +102,10 @@ pub(crate) enum Timer {
     Reap,
     /// Kill children that nobody knows.
     KillUnknown,
+    /// Jobs have waited: make another launcher.
+    Grow,
+    /// Launchers were made for a rush.
+    Shrink,
     /// All pump threads were at work.
     Stuffed,
     /// Try to become the guardian again.
@@ -262,6 +266,8 @@ impl Keeper {
                 Timer::Eof(slot, pid) => self.output_closed(slot, pid),
                 Timer::Reap => self.reap_unknown(),
                 Timer::KillUnknown => self.kill_unknown(),
+                Timer::Grow => self.grow_pool(),
+                Timer::Shrink => self.shrink_pool(),
                 Timer::Promote => self.guardian_died(),
                 Timer::Stuffed if self.pump.is_stuffed() => drop(self.pump.spawn()),
                 Timer::Stuffed => {}

@@ -1,8 +1,8 @@
 //! The launchers as the keeper sees them: who is idle, what waits, who has died.
 //!
-//! What must stay true: a job goes to an idle launcher or waits in the queue; there is always another launcher soon,
-//! because the last idle one makes a sibling before it works; a job whose launcher died is answered as failed, and what
-//! it may have started half-way is killed by its cgroup.
+//! What must stay true: a job goes to an idle launcher or waits in the queue; one idle launcher is held back, so that
+//! there is always somebody who can make another when all others hang; a job whose launcher died is answered as failed,
+//! and what it may have started half-way is killed by its cgroup.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
@@ -16,8 +16,12 @@ use crate::server::state::{LauncherRecord, Phase};
 use crate::transport::{self, ReceiveError};
 use rustix::event::epoll;
 
-/// Launchers from the start on.
-const LAUNCHERS: usize = 2;
+/// Launchers from the start on: two that work, and the one that is held back.
+const LAUNCHERS: usize = 3;
+/// A job that has waited so long gets another launcher.
+const PATIENCE: Duration = Duration::from_millis(25);
+/// Launchers that were made for a rush end after this time.
+const RUSH: Duration = Duration::from_secs(10);
 /// The most launchers, stuck ones included.
 const MAX_LAUNCHERS: usize = 64;
 /// The most jobs that wait.
@@ -134,31 +138,17 @@ impl Keeper {
 
     fn dispatch_jobs(&mut self) {
         while !self.queue.is_empty() {
-            let Some(at) = self
+            let mut idle = self
                 .launchers
                 .iter()
-                .position(|launcher| launcher.jobs.is_empty())
-            else {
+                .enumerate()
+                .filter(|(_, launcher)| launcher.jobs.is_empty());
+            let (Some((at, _)), Some(_)) = (idle.next(), idle.next()) else {
+                if !self.timers.iter().any(|(_, timer)| *timer == Timer::Grow) {
+                    self.after(PATIENCE, Timer::Grow);
+                }
                 return;
             };
-            let idle = self
-                .launchers
-                .iter()
-                .filter(|launcher| launcher.jobs.is_empty())
-                .count();
-            // Everyone else is at work and more may come: the last idle one makes another before it works.
-            if idle == 1 && self.launchers.len() < MAX_LAUNCHERS {
-                let id = self.job_id();
-                self.send_job(
-                    at,
-                    QueuedJob {
-                        id,
-                        purpose: Purpose::Sibling,
-                        job: Job::Clone,
-                        fds: Vec::new(),
-                    },
-                );
-            }
             let Some(job) = self.queue.pop_front() else {
                 return;
             };
@@ -278,6 +268,9 @@ impl Keeper {
                     let number = self.next_launcher;
                     self.add_launcher(number, pid, pidfd, socket);
                     self.record_launchers();
+                    if !self.timers.iter().any(|(_, timer)| *timer == Timer::Shrink) {
+                        self.after(RUSH, Timer::Shrink);
+                    }
                 }
             }
             (Purpose::Sibling | Purpose::Nothing | Purpose::Probe, _) => {}
@@ -353,22 +346,63 @@ impl Keeper {
             kekkai_sys::process::exit_now(70);
         }
         if self.launchers.len() < LAUNCHERS {
-            let id = self.job_id();
-            self.send_job(
-                0,
-                QueuedJob {
-                    id,
-                    purpose: Purpose::Sibling,
-                    job: Job::Clone,
-                    fds: Vec::new(),
-                },
-            );
+            self.clone_launcher(0);
         }
         for cgroup in kills {
             let id = self.job_id();
             self.submit_job(id, Purpose::Nothing, Job::Kill { cgroup }, Vec::new());
         }
         self.dispatch_jobs();
+    }
+
+    /// Jobs have waited: the launcher that is held back makes another.
+    pub(crate) fn grow_pool(&mut self) {
+        if self.queue.is_empty() {
+            return;
+        }
+        if self.launchers.len() < MAX_LAUNCHERS
+            && let Some(at) = self
+                .launchers
+                .iter()
+                .position(|launcher| launcher.jobs.is_empty())
+        {
+            self.clone_launcher(at);
+        }
+        self.after(PATIENCE, Timer::Grow);
+    }
+
+    fn clone_launcher(&mut self, at: usize) {
+        let id = self.job_id();
+        self.send_job(
+            at,
+            QueuedJob {
+                id,
+                purpose: Purpose::Sibling,
+                job: Job::Clone,
+                fds: Vec::new(),
+            },
+        );
+    }
+
+    /// Lets a launcher that was made for a rush go.
+    pub(crate) fn shrink_pool(&mut self) {
+        if self.launchers.len() <= LAUNCHERS {
+            return;
+        }
+        if self.queue.is_empty()
+            && let Some(at) = self
+                .launchers
+                .iter()
+                .rposition(|launcher| launcher.jobs.is_empty())
+        {
+            // Its socket closes: it ends, and is reaped.
+            let launcher = self.launchers.remove(at);
+            let _ = epoll::delete(&self.epoll, &launcher.socket);
+            self.record_launchers();
+            drop(launcher);
+            self.reap_soon();
+        }
+        self.after(RUSH, Timer::Shrink);
     }
 
     /// Finds out which of the jobs that a former keeper gave out were never received.

@@ -130,7 +130,8 @@ impl Work<'_> {
         more
     }
 
-    /// Hands output to sessions and log.
+    /// Hands output to the log, and then to the sessions: what a client has seen is in the log, even if this process
+    /// is killed the next moment.
     fn take(&mut self, index: usize, data: &[u8]) {
         failpoint::hit("log.read");
         let stream = if index == 0 {
@@ -138,24 +139,11 @@ impl Work<'_> {
         } else {
             Stream::Stderr
         };
-        let mut at = 0;
-        while at < self.state.sessions.len() {
-            let session = &mut self.state.sessions[at];
-            if !session.wants(stream) {
-                at += 1;
-                continue;
-            }
-            let waited = session.is_waiting();
-            match session.deliver(stream, data, &self.pump.spill) {
-                Delivery::Gone => {
-                    self.drop_session(at);
-                    continue;
-                }
-                Delivery::Waiting if !waited => self.await_room(at),
-                Delivery::Waiting | Delivery::Sent => {}
-            }
-            at += 1;
-        }
+        self.log(index, stream, data);
+        self.deliver(stream, data);
+    }
+
+    fn log(&mut self, index: usize, stream: Stream, data: &[u8]) {
         let Some(log) = &mut self.state.log else {
             return;
         };
@@ -174,6 +162,27 @@ impl Work<'_> {
         }
         failpoint::hit("log.written");
         self.tell_watches();
+    }
+
+    fn deliver(&mut self, stream: Stream, data: &[u8]) {
+        let mut at = 0;
+        while at < self.state.sessions.len() {
+            let session = &mut self.state.sessions[at];
+            if !session.wants(stream) {
+                at += 1;
+                continue;
+            }
+            let waited = session.is_waiting();
+            match session.deliver(stream, data, &self.pump.spill) {
+                Delivery::Gone => {
+                    self.drop_session(at);
+                    continue;
+                }
+                Delivery::Waiting if !waited => self.await_room(at),
+                Delivery::Waiting | Delivery::Sent => {}
+            }
+            at += 1;
+        }
     }
 
     fn tell_watches(&mut self) {
