@@ -15,10 +15,10 @@ pub enum ArchiveError {
     #[error("unexpected EOF in tar stream")]
     Truncated,
     /// Reading the stream failed (damaged compression, broken connection).
-    #[error("reading archive: {0}")]
+    #[error("reading archive: {}", words(.0))]
     Read(#[source] io::Error),
     /// Writing the stream failed.
-    #[error("writing archive: {0}")]
+    #[error("writing archive: {}", words(.0))]
     Write(#[source] io::Error),
     /// An entry's name, or what it goes through, leads outside.
     #[error("{path:?}: refused: {why}")]
@@ -51,7 +51,7 @@ pub enum ArchiveError {
     #[error("cannot overwrite {0}")]
     Overwrite(String),
     /// A path that is not there.
-    #[error("{path:?}: {source}")]
+    #[error("{path:?}: {}", words(source))]
     Path {
         /// Within the root.
         path: PathBuf,
@@ -60,7 +60,7 @@ pub enum ArchiveError {
         source: io::Error,
     },
     /// A system call on an entry failed.
-    #[error("{operation} {path:?}: {source}")]
+    #[error("{operation} {path:?}: {}", words(source))]
     Io {
         /// What was tried.
         operation: &'static str,
@@ -88,5 +88,34 @@ impl Classify for ArchiveError {
             }
             Self::Read(_) | Self::Write(_) | Self::Io { .. } => ErrorClass::Internal,
         }
+    }
+}
+
+/// An I/O error as Go and C say it (`no space left on device`), which tools match on.
+#[must_use]
+pub fn words(error: &io::Error) -> String {
+    let text = error.to_string();
+    let Some((words, _)) = text
+        .split_once(" (os error ")
+        .filter(|_| error.raw_os_error().is_some())
+    else {
+        return text;
+    };
+    let mut characters = words.chars();
+    match characters.next() {
+        Some(first) => first.to_lowercase().chain(characters).collect(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_in_the_usual_words() {
+        let full = io::Error::from_raw_os_error(28);
+        assert_eq!(words(&full), "no space left on device");
+        assert_eq!(words(&io::Error::other("Odd (os error")), "Odd (os error");
     }
 }

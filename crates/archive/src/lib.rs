@@ -24,7 +24,7 @@ use std::path::PathBuf;
 pub use apply::{Applied, MissingLink, apply_layer};
 pub use compress::{Compression, Decoder};
 pub use copy::{UnpackOptions, pack_path, unpack_into};
-pub use error::ArchiveError;
+pub use error::{ArchiveError, words};
 pub use reader::{Entry, EntryKind, Limits, TarReader};
 pub use remove::remove_tree;
 pub use stat::{PathStat, stat_path};

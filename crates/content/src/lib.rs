@@ -48,7 +48,7 @@ pub enum ContentError {
         limit: u64,
     },
     /// A system call failed.
-    #[error("{operation} {path:?}: {source}")]
+    #[error("{operation} {path:?}: {}", kekkai_archive::words(source))]
     Io {
         /// What was tried.
         operation: &'static str,

@@ -76,7 +76,7 @@ pub enum ImageError {
     #[error(transparent)]
     Metadata(#[from] kekkai_metadata::MetadataError),
     /// Reading what a client sent, or a file of ours.
-    #[error("{operation}: {source}")]
+    #[error("{operation}: {}", kekkai_archive::words(source))]
     Io {
         /// What was tried.
         operation: String,

@@ -64,7 +64,7 @@ pub enum SnapshotError {
     #[error("max depth exceeded: {0} layers")]
     TooManyLayers(usize),
     /// A system call failed.
-    #[error("{operation} {path:?}: {source}")]
+    #[error("{operation} {path:?}: {}", kekkai_archive::words(source))]
     Io {
         /// What was tried.
         operation: &'static str,
