@@ -29,6 +29,33 @@ impl Listing {
         )
     }
 
+    /// Which fields a format can touch, so that no others are computed.
+    pub(crate) fn wanted(&self, format: &str) -> Wanted {
+        let (source, _) = self.source(format);
+        let bytes = source.as_bytes();
+        let bare_dot = bytes.iter().enumerate().any(|(at, byte)| {
+            *byte == b'.' && !bytes.get(at + 1).is_some_and(u8::is_ascii_alphabetic)
+        });
+        Wanted {
+            all: bare_dot || source.contains('$'),
+            source,
+        }
+    }
+
+    /// The template behind a format, and whether it makes a table.
+    fn source(&self, format: &str) -> (String, bool) {
+        let (source, is_table) = match format {
+            "" | "table" => (self.table, true),
+            "json" => ("{{json .}}", false),
+            _ => match format.strip_prefix("table") {
+                Some(rest) => (rest.trim_matches(' '), true),
+                None => (format, false),
+            },
+        };
+        let source = source.replace("\\t", "\t").replace("\\n", "\n");
+        (source, is_table)
+    }
+
     /// The column titles as a template sees them.
     fn title_row(&self) -> Value {
         let mut entries: Vec<(String, Value)> = self
@@ -42,15 +69,7 @@ impl Listing {
 
     /// Renders all rows in the format the user asked for.
     pub(crate) fn render(&self, format: &str, rows: &[Value]) -> Result<String, Failure> {
-        let (source, is_table) = match format {
-            "" | "table" => (self.table.to_owned(), true),
-            "json" => (String::from("{{json .}}"), false),
-            _ => match format.strip_prefix("table") {
-                Some(rest) => (rest.trim_matches(' ').to_owned(), true),
-                None => (format.to_owned(), false),
-            },
-        };
-        let source = source.replace("\\t", "\t").replace("\\n", "\n");
+        let (source, is_table) = self.source(format);
         let template = template::parse(&source)
             .map_err(|why| Failure::new(format!("failed to parse template: {why}")))?;
         let failed = |(_, why)| Failure::new(format!("failed to execute template: {why}"));
@@ -64,6 +83,32 @@ impl Listing {
             text.push('\n');
         }
         Ok(if is_table { table::align(&text) } else { text })
+    }
+}
+
+/// The fields that a format can touch.
+pub(crate) struct Wanted {
+    /// The whole row is used as a value somewhere.
+    all: bool,
+    source: String,
+}
+
+impl Wanted {
+    /// Everything.
+    pub(crate) fn everything() -> Self {
+        Self {
+            all: true,
+            source: String::new(),
+        }
+    }
+
+    /// Whether the field may be used.
+    pub(crate) fn has(&self, field: &str) -> bool {
+        self.all
+            || self
+                .source
+                .match_indices(field)
+                .any(|(at, _)| self.source[..at].ends_with('.'))
     }
 }
 
@@ -183,6 +228,15 @@ mod tests {
             render("{{").unwrap_err(),
             "failed to parse template: template: :1: unclosed action"
         );
+    }
+
+    #[test]
+    fn only_what_is_used_is_wanted() {
+        let wanted = |format: &str| LISTING.wanted(format);
+        assert!(wanted("").has("Names") && !wanted("").has("Ports"));
+        assert!(wanted("{{.ID}}").has("ID") && !wanted("{{.ID}}").has("Names"));
+        assert!(wanted("{{json .}}").has("Ports") && wanted("json").has("Ports"));
+        assert!(wanted("{{with $x := .ID}}{{$x}}{{end}}").has("Ports"));
     }
 
     #[test]

@@ -1,12 +1,15 @@
 //! Lists: `ps`, `images`, `history`, `volume ls`, `network ls`.
 
+use std::borrow::Cow;
+
 use kekkai_client::{Query, Request};
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 
 use super::{items, number, text, texts};
 use crate::cli::command::Outcome;
 use crate::cli::flags::{Flag, Matches, filter, int, switch, text as text_flag};
-use crate::cli::format::{Listing, filters, join_labels, label_method};
+use crate::cli::format::{Listing, Wanted, filters, join_labels, label_method};
 use crate::cli::template::Value;
 use crate::cli::{Cli, Failure, output, units};
 
@@ -109,109 +112,185 @@ pub(crate) async fn ps(cli: &Cli, matches: &Matches) -> Outcome {
         )
         .with_flag("size", size)
         .with_text("filters", &filters(&matches.list("filter")));
-    let answer: Json = cli
+    let answer = cli
         .client()
         .await?
         .send(Request::get("/containers/json").query(query))
         .await?
-        .json()
+        .bytes()
         .await?;
     let full = matches.on("no-trunc");
-    let rows: Vec<Value> = items(&answer)
-        .iter()
-        .map(|container| container_row(container, full))
-        .collect();
     let mut listing = PS;
     if matches.on("size") {
         listing.table = "{{.ID}}\\t{{.Image}}\\t{{.Command}}\\t{{.RunningFor}}\\t{{.Status}}\\t{{.Ports}}\\t{{.Names}}\\t{{.Size}}";
     }
+    let wanted = listing.wanted(&format);
+    let lines: Vec<Line<'_>> =
+        serde_json::from_slice(&answer).map_err(|error| Failure::new(error.to_string()))?;
+    let rows: Vec<Value> = lines.iter().map(|line| line.row(full, &wanted)).collect();
     output::print(&listing.render(&format, &rows)?)?;
     Ok(0)
 }
 
+/// A container of a list, read without what the format may not need: a thousand of them should take no time.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Line<'a> {
+    #[serde(borrow, default)]
+    id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    names: Option<Vec<Cow<'a, str>>>,
+    #[serde(borrow, default)]
+    image: Cow<'a, str>,
+    #[serde(borrow, default, rename = "ImageID")]
+    image_id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    command: Cow<'a, str>,
+    #[serde(default)]
+    created: i64,
+    #[serde(borrow, default)]
+    state: Cow<'a, str>,
+    #[serde(borrow, default)]
+    status: Cow<'a, str>,
+    #[serde(default)]
+    size_rw: i64,
+    #[serde(default)]
+    size_root_fs: i64,
+    #[serde(borrow, default)]
+    ports: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    labels: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    mounts: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    network_settings: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    image_manifest_descriptor: Option<&'a RawValue>,
+}
+
+/// A part of a line, read now.
+fn part(raw: Option<&RawValue>) -> Json {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .unwrap_or(Json::Null)
+}
+
 /// A container of a list as `ps` shows it.
-pub(crate) fn container_row(container: &Json, full: bool) -> Value {
-    let id = text(container, "Id");
-    let names = texts(&container["Names"]);
-    let names = names
-        .iter()
-        .map(|name| name.strip_prefix('/').unwrap_or(name))
-        .filter(|name| full || !name.contains('/'));
-    let command = text(container, "Command");
-    let command = if full {
-        command.to_owned()
-    } else {
-        units::ellipsis(command, 20)
-    };
-    let mounts: Vec<&str> = items(&container["Mounts"])
-        .iter()
-        .map(|mount| {
-            if text(mount, "Name").is_empty() {
-                text(mount, "Source")
-            } else {
-                text(mount, "Name")
+pub(crate) fn container_row(container: &Json) -> Result<Value, Failure> {
+    let text = container.to_string();
+    let line: Line<'_> =
+        serde_json::from_str(&text).map_err(|error| Failure::new(error.to_string()))?;
+    Ok(line.row(false, &Wanted::everything()))
+}
+
+impl Line<'_> {
+    fn row(&self, full: bool, wanted: &Wanted) -> Value {
+        let mut fields: Vec<(&'static str, Value)> = Vec::with_capacity(8);
+        let mut put = |name: &'static str, value: &dyn Fn() -> Value| {
+            if wanted.has(name) {
+                fields.push((name, value()));
             }
-        })
-        .collect();
-    let mounts: Vec<String> = mounts
-        .into_iter()
-        .map(|name| {
+        };
+        put("ID", &|| {
+            Value::text(if full {
+                self.id.to_string()
+            } else {
+                units::short_id(&self.id)
+            })
+        });
+        put("Names", &|| Value::text(self.names_cell(full)));
+        put("Image", &|| Value::text(self.image_cell(full)));
+        put("Command", &|| {
+            let command = if full {
+                self.command.to_string()
+            } else {
+                units::ellipsis(&self.command, 20)
+            };
+            Value::text(quoted(&command))
+        });
+        put("CreatedAt", &|| {
+            Value::text(units::local_time(self.created))
+        });
+        put("RunningFor", &|| Value::text(units::ago(self.created)));
+        put("Ports", &|| {
+            Value::text(super::session::displayed_ports(items(&part(self.ports))))
+        });
+        put("State", &|| Value::text(&self.state));
+        put("Status", &|| Value::text(&self.status));
+        put("Size", &|| Value::text(self.size_cell()));
+        put("Labels", &|| Value::text(join_labels(&part(self.labels))));
+        put("Label", &|| label_method(&part(self.labels)));
+        put("Mounts", &|| Value::text(self.mounts_cell(full)));
+        put("LocalVolumes", &|| {
+            let mounts = part(self.mounts);
+            let local = items(&mounts)
+                .iter()
+                .filter(|mount| text(mount, "Driver") == "local");
+            Value::text(local.count().to_string())
+        });
+        put("Networks", &|| {
+            let settings = part(self.network_settings);
+            let networks = settings["Networks"].as_object().into_iter().flatten();
+            let names: Vec<&str> = networks.map(|(name, _)| name.as_str()).collect();
+            Value::text(names.join(","))
+        });
+        put("Platform", &|| {
+            crate::cli::template::from_json(&part(self.image_manifest_descriptor)["platform"])
+        });
+        PS.row(fields)
+    }
+
+    fn names_cell(&self, full: bool) -> String {
+        let names = self.names.iter().flatten();
+        let bare = names.map(|name| name.strip_prefix('/').unwrap_or(name));
+        bare.filter(|name| full || !name.contains('/'))
+            .collect::<Vec<_>>()
+            .join(",")
+    }
+
+    fn mounts_cell(&self, full: bool) -> String {
+        let mounts = part(self.mounts);
+        let names = items(&mounts)
+            .iter()
+            .map(|mount| match text(mount, "Name") {
+                "" => text(mount, "Source"),
+                name => name,
+            });
+        let shown = names.map(|name| {
             if full {
                 name.to_owned()
             } else {
                 units::ellipsis(name, 15)
             }
-        })
-        .collect();
-    let local = items(&container["Mounts"])
-        .iter()
-        .filter(|mount| text(mount, "Driver") == "local")
-        .count();
-    let networks: Vec<&str> = container["NetworkSettings"]["Networks"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(name, _)| name.as_str())
-        .collect();
-    let created = number(container, "Created");
-    let size = units::size3(number(container, "SizeRw"));
-    let root = number(container, "SizeRootFs");
-    let size = if root > 0 {
-        format!("{size} (virtual {})", units::size3(root))
-    } else {
-        size
-    };
-    PS.row(vec![
-        (
-            "ID",
-            Value::text(if full {
-                id.to_owned()
-            } else {
-                units::short_id(id)
-            }),
-        ),
-        ("Names", Value::text(names.collect::<Vec<_>>().join(","))),
-        ("Image", Value::text(image_cell(container, full))),
-        ("Command", Value::text(quoted(&command))),
-        ("CreatedAt", Value::text(units::local_time(created))),
-        ("RunningFor", Value::text(units::ago(created))),
-        (
-            "Ports",
-            Value::text(super::session::displayed_ports(items(&container["Ports"]))),
-        ),
-        ("State", Value::text(text(container, "State"))),
-        ("Status", Value::text(text(container, "Status"))),
-        ("Size", Value::text(size)),
-        ("Labels", Value::text(join_labels(&container["Labels"]))),
-        ("Label", label_method(&container["Labels"])),
-        ("Mounts", Value::text(mounts.join(","))),
-        ("LocalVolumes", Value::text(local.to_string())),
-        ("Networks", Value::text(networks.join(","))),
-        (
-            "Platform",
-            crate::cli::template::from_json(&container["ImageManifestDescriptor"]["platform"]),
-        ),
-    ])
+        });
+        shown.collect::<Vec<_>>().join(",")
+    }
+
+    fn size_cell(&self) -> String {
+        let own = units::size3(self.size_rw);
+        if self.size_root_fs > 0 {
+            format!("{own} (virtual {})", units::size3(self.size_root_fs))
+        } else {
+            own
+        }
+    }
+
+    fn image_cell(&self, full: bool) -> String {
+        if self.image.is_empty() {
+            return String::from("<no image>");
+        }
+        if full {
+            return self.image.to_string();
+        }
+        let short = units::short_id(&self.image_id);
+        if short == units::short_id(&self.image) {
+            return short;
+        }
+        // A digest is left out where the name has no tag to lose.
+        match self.image.split_once('@') {
+            Some((name, _)) => name.to_owned(),
+            None => self.image.to_string(),
+        }
+    }
 }
 
 /// A Go string literal; what `strconv.Quote` prints.
@@ -231,25 +310,6 @@ fn quoted(text: &str) -> String {
     }
     out.push('"');
     out
-}
-
-fn image_cell(container: &Json, full: bool) -> String {
-    let image = text(container, "Image");
-    if image.is_empty() {
-        return String::from("<no image>");
-    }
-    if full {
-        return image.to_owned();
-    }
-    let short = units::short_id(text(container, "ImageID"));
-    if short == units::short_id(image) {
-        return short;
-    }
-    // A digest is left out where the name has no tag to lose.
-    match image.split_once('@') {
-        Some((name, _)) => name.to_owned(),
-        None => image.to_owned(),
-    }
 }
 
 const IMAGES: Listing = Listing {

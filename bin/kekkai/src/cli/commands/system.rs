@@ -215,9 +215,9 @@ fn verbose_text(answer: &Json) -> Result<String, Failure> {
             // Here the size is the container's own files only.
             let mut container = container.clone();
             container["SizeRootFs"] = Json::from(0);
-            container_row(&container, false)
+            container_row(&container)
         })
-        .collect();
+        .collect::<Result<_, _>>()?;
     let volume_rows: Vec<Value> = items(&answer["Volumes"]).iter().map(volume_row).collect();
     Ok(format!(
         "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\n{}\nBuild cache usage: {}\n\n",
