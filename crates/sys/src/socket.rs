@@ -2,7 +2,7 @@
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
@@ -108,6 +108,20 @@ pub fn peer(socket: impl AsFd) -> Result<(i32, u32, u32)> {
     ))
 }
 
+/// How many bytes that were sent on a Unix stream socket its peer has not read yet, the kernel's overhead included
+/// (`SIOCOUTQ`): 0 means that it has read everything.
+///
+/// # Errors
+/// `ENOTTY` for something that is no socket.
+pub fn unread_by_peer(socket: impl AsFd) -> Result<u32> {
+    let mut length: libc::c_int = 0;
+    // SAFETY: writes one integer.
+    let result =
+        unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut length) };
+    crate::check(result.into())?;
+    u32::try_from(length).map_err(|_| Errno::INVAL)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,5 +149,15 @@ mod tests {
         let (a, b) = message_pair().unwrap();
         send(&a, &[1; 100], &[]).unwrap();
         assert!(receive(&b, &mut [0u8; 10]).unwrap().truncated);
+    }
+
+    #[test]
+    fn what_the_peer_has_not_read() {
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(unread_by_peer(&a), Ok(0));
+        rustix::io::write(&a, b"hello").unwrap();
+        assert!(unread_by_peer(&a).unwrap() > 0);
+        rustix::io::read(&b, &mut [0u8; 16]).unwrap();
+        assert_eq!(unread_by_peer(&a), Ok(0));
     }
 }
