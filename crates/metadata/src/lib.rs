@@ -254,10 +254,6 @@ impl Database {
             .collect()
     }
 
-    /// Nothing is kept after loading any more; goes with its last caller.
-    #[doc(hidden)]
-    pub fn release_reader(&self) {}
-
     fn read_only(&self) -> Result<Connection, MetadataError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags)
