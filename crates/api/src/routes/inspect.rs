@@ -21,7 +21,7 @@ pub(super) async fn inspect(api: Arc<Api>, call: Call, id: String) -> Result<Rep
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct InspectOut<'a> {
+pub(super) struct InspectOut<'a> {
     id: String,
     created: String,
     path: &'a str,
@@ -139,7 +139,7 @@ fn moment(at: Option<Timestamp>) -> String {
 }
 
 impl<'a> InspectOut<'a> {
-    fn new(view: &'a ContainerView) -> Self {
+    pub(super) fn new(view: &'a ContainerView) -> Self {
         let spec = &*view.spec;
         Self {
             id: view.id.to_string(),

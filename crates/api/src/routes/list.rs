@@ -36,7 +36,10 @@ fn lines<'a>(api: &Api, views: &'a [ContainerView]) -> Vec<Line<'a>> {
     let mut names = ImageNames::new(api);
     views
         .iter()
-        .map(|view| Line::new(view, now, &mut names))
+        .map(|view| {
+            let image = names.shown(&view.spec.config.image, &view.spec.image_id);
+            Line::new(view, now, image)
+        })
         .collect()
 }
 
@@ -84,7 +87,7 @@ impl<'a> ImageNames<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Line<'a> {
+pub(super) struct Line<'a> {
     id: String,
     names: [String; 1],
     image: String,
@@ -131,12 +134,12 @@ struct PortOut {
 }
 
 impl<'a> Line<'a> {
-    fn new(view: &'a ContainerView, now: Timestamp, names: &mut ImageNames<'_>) -> Self {
+    pub(super) fn new(view: &'a ContainerView, now: Timestamp, image: String) -> Self {
         let spec = &*view.spec;
         Self {
             id: view.id.to_string(),
             names: [format!("/{}", view.name)],
-            image: names.shown(&spec.config.image, &spec.image_id),
+            image,
             image_id: spec.image_id.to_string(),
             command: command_line(&spec.path, &spec.args),
             created: view.created.unix_seconds(),

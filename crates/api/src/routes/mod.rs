@@ -15,6 +15,8 @@ mod inspect;
 mod list;
 mod networks;
 mod pull;
+#[cfg(test)]
+mod shapes;
 mod system;
 mod volumes;
 

@@ -12,7 +12,7 @@ use crate::routes::Api;
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct NetworkOut<'a> {
+pub(super) struct NetworkOut<'a> {
     name: &'a str,
     id: &'a str,
     created: String,
@@ -83,7 +83,7 @@ impl<'a> MemberOut<'a> {
 
 impl<'a> NetworkOut<'a> {
     /// `members`: whether the containers are told, which lists leave out.
-    fn new(view: &'a NetworkView, members: bool) -> Self {
+    pub(super) fn new(view: &'a NetworkView, members: bool) -> Self {
         let containers = view.containers.iter().filter(|_| members);
         Self {
             name: &view.name,
