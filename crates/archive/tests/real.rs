@@ -54,6 +54,7 @@ fn like_gnu_tar_on_real_layers() {
     for blob in layers(&layout)
         .into_iter()
         .filter(|path| fs::metadata(path).unwrap().len() < most)
+        .take(if most > 4 << 20 { usize::MAX } else { 4 })
     {
         let directory = tempfile::tempdir().unwrap();
         let (ours, theirs) = (
