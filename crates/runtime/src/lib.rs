@@ -23,5 +23,5 @@ pub use launch::{
     Console, ExecTarget, JoinNamespace, LaunchFds, Launched, NamespaceKind, Parent, Stdio,
     WindowSize,
 };
-pub use launch::{launch_container, launch_exec, prepare_cgroup};
+pub use launch::{launch_container, launch_exec, prepare_cgroup, warm_up};
 pub use plan::{ContainerPlan, ExecPlan, PlanOptions, RootfsSource, plan_container, plan_exec};

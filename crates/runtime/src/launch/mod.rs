@@ -150,6 +150,14 @@ pub fn prepare_cgroup(plan: &ContainerPlan) -> Result<(), LaunchError> {
     container::prepare_cgroup(plan).map_err(|failure| launch_error(What::Container, failure))
 }
 
+/// Does what the first launch of a process would do besides (finding the cgroup hierarchies, making the mount namespace
+/// that containers are cloned from): call it when a launcher starts, so that the first container is not the slow one.
+/// What fails here is tried again, and told, at the first launch.
+pub fn warm_up() {
+    let _ = container::layout();
+    let _ = small::is_available();
+}
+
 /// Starts a process in a running container.
 ///
 /// # Errors
