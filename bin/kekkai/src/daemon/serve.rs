@@ -50,7 +50,7 @@ pub(super) fn run(
     if !rustix::process::geteuid().is_root() {
         bail!("the daemon needs to run as root");
     }
-    kekkai_sys::memory::keep_small();
+    kekkai_sys::memory::tune(i32::try_from(WORKERS).unwrap_or(1));
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
     raise_descriptor_limit();
     let instance = Instance::claim(
