@@ -478,7 +478,29 @@ pub(crate) fn pax_map(data: &[u8]) -> Result<Option<Vec<Extent>>, ArchiveError> 
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// Whatever comes, there is an answer.
+        #[test]
+        fn no_bytes_make_it_panic(
+            block in proptest::collection::vec(any::<u8>(), BLOCK),
+            text in "([0-9]{1,3} )?(size|mtime|uid|path|GNU.sparse.(map|offset|numbytes|major|size))=[-0-9.,]{0,22}\n",
+        ) {
+            let block: [u8; BLOCK] = block.try_into().unwrap();
+            let header = RawHeader(&block);
+            let _ = (header.verify(), header.mode(), header.owner(), header.size(), header.mtime(), header.device());
+            let _ = (header.path(), header.link(), header.gnu_sparse(), pax_map(&block));
+            let _ = gnu_sparse_more(&block, &mut Vec::new());
+            let mut pax = Pax::default();
+            let length = text.len() + 3;
+            let _ = pax.parse(format!("{length} {text}").as_bytes());
+            let _ = Pax::default().parse(&block);
+            let _ = check_extents(&pax.sparse.extents, pax.sparse.real_size.unwrap_or(u64::MAX));
+        }
+    }
 
     #[test]
     fn numbers() {

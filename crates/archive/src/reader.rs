@@ -215,6 +215,9 @@ impl<R: BufRead> TarReader<R> {
             .or(long_link)
             .unwrap_or_else(|| header.link());
         let data_size = pax.size.unwrap_or(header_size);
+        if i64::try_from(data_size).is_err() {
+            return Err(ArchiveError::Malformed("a size beyond any file".to_owned()));
+        }
         let slashed = path.ends_with(b"/");
         let kind = match header.kind() {
             // Before POSIX a directory was a file whose name ends with a slash.

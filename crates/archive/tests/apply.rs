@@ -553,6 +553,38 @@ fn pax_size_does_not_desynchronise() {
     assert!(tree.path("after").exists() && !tree.path("smuggled").exists());
 }
 
+/// Sizes at the edge of what a number holds.
+#[test]
+fn impossible_sizes() {
+    for size in [
+        "18446744073709551615",
+        "9223372036854775808",
+        "-1",
+        "9223372036854775807",
+    ] {
+        let record = format!("size={size}\n");
+        let length = record.len() + 3;
+        let record = format!("{length} {record}");
+        let mut stream = Vec::new();
+        for (kind, name, data) in [(b'x', "p", record.as_bytes()), (b'0', "file", &b"abc"[..])] {
+            let mut header = tar::Header::new_ustar();
+            header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_size(data.len() as u64);
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
+            header.set_entry_type(tar::EntryType::new(kind));
+            header.set_cksum();
+            stream.extend(header.as_bytes());
+            let mut data = data.to_vec();
+            data.resize(512, 0);
+            stream.extend(data);
+        }
+        assert!(Tree::new().apply(&stream).is_err(), "{size}");
+    }
+}
+
 #[test]
 fn sparse_files_of_gnu_tar() {
     for format in [

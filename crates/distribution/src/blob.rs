@@ -69,8 +69,13 @@ impl BlobStream {
         let ranged = answer.head.status == StatusCode::PARTIAL_CONTENT;
         // A server that does not know ranges begins anew.
         self.skip = if ranged { 0 } else { self.got };
-        let promised =
-            content_length(&answer).map(|length| if ranged { length + self.got } else { length });
+        let promised = content_length(&answer).map(|length| {
+            if ranged {
+                length.saturating_add(self.got)
+            } else {
+                length
+            }
+        });
         if let Some(promised) = promised
             && promised > self.size
         {

@@ -281,7 +281,10 @@ fn describe(
         layer_sizes: record.layer_sizes.clone(),
         repo_tags: shown(false),
         repo_digests: shown(true),
-        size: record.layer_sizes.iter().sum(),
+        size: record
+            .layer_sizes
+            .iter()
+            .fold(0, |sum, size| sum.saturating_add(*size)),
         created: config
             .created
             .as_deref()

@@ -456,7 +456,7 @@ impl Snapshotter for OverlaySnapshotter {
             }
         }
         let mut state = self.state();
-        let mut freed = 0;
+        let mut freed = 0_u64;
         let mut gone = Vec::new();
         state.chains.retain(|chain| {
             let kept = chains.contains(chain);
@@ -468,7 +468,7 @@ impl Snapshotter for OverlaySnapshotter {
         state.layers.retain(|id, layer| {
             let kept = layers.contains(id);
             if !kept {
-                freed += layer.info.size;
+                freed = layer.info.size.saturating_add(freed);
                 gone.push(id.0.hex().to_owned());
             }
             kept
