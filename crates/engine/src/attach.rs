@@ -14,7 +14,9 @@ use crate::EngineError;
 use crate::container::{Container, Waiter};
 use crate::inner::Inner;
 use crate::model::{AttachOptions, Lifecycle, LogOptions, StdStream, WaitCondition, WaitResult};
-use crate::streams::{AttachStreams, Attached, DetachKeys, InputSink, OutputFrame, OutputStream, Session};
+use crate::streams::{
+    AttachStreams, Attached, DetachKeys, InputSink, OutputFrame, OutputStream, Session,
+};
 
 /// How much of a log is gathered in one frame.
 const FRAME: usize = 32 * 1024;
@@ -37,8 +39,14 @@ pub(crate) async fn open_session(
     request: AttachRequest,
     of: Attached,
 ) -> Result<Arc<Session>, EngineError> {
-    let mut answer = inner.ask(Request::Attach(request), Vec::new()).await.map_err(|error| keeper_error(&error))?;
-    let socket = answer.fds.pop().ok_or_else(|| EngineError::Internal("an attach without a socket".to_owned()))?;
+    let mut answer = inner
+        .ask(Request::Attach(request), Vec::new())
+        .await
+        .map_err(|error| keeper_error(&error))?;
+    let socket = answer
+        .fds
+        .pop()
+        .ok_or_else(|| EngineError::Internal("an attach without a socket".to_owned()))?;
     Session::new(socket, Arc::clone(inner), of)
 }
 
@@ -61,13 +69,22 @@ pub(crate) async fn attach(
             )));
         }
         Lifecycle::Removing | Lifecycle::Dead => {
-            return Err(EngineError::Conflict(format!("container {id} is marked for removal")));
+            return Err(EngineError::Conflict(format!(
+                "container {id} is marked for removal"
+            )));
         }
         _ => {}
     }
     let spec = container.spec();
-    let keys = options.detach_keys.as_deref().unwrap_or(&inner.config.detach_keys);
-    let detach = if spec.config.tty { DetachKeys::parse(keys)? } else { DetachKeys::default() };
+    let keys = options
+        .detach_keys
+        .as_deref()
+        .unwrap_or(&inner.config.detach_keys);
+    let detach = if spec.config.tty {
+        DetachKeys::parse(keys)?
+    } else {
+        DetachKeys::default()
+    };
     let session = if options.stream {
         let request = AttachRequest {
             target: Target::Container(id),
@@ -86,17 +103,32 @@ pub(crate) async fn attach(
         _ => None,
     };
     let output = if options.logs {
-        let wanted = LogOptions { stdout: options.stdout, stderr: options.stderr, ..Default::default() };
+        let wanted = LogOptions {
+            stdout: options.stdout,
+            stderr: options.stderr,
+            ..Default::default()
+        };
         let config = inner.log_config(id, &container.name(), &spec)?;
-        OutputStream::of_task_then(read_log(Arc::clone(inner), Arc::clone(&container), config, wanted)?, session)
+        OutputStream::of_task_then(
+            read_log(Arc::clone(inner), Arc::clone(&container), config, wanted)?,
+            session,
+        )
     } else {
         match session {
             Some(session) => OutputStream::of_session(session),
-            None => return Err(EngineError::Invalid("attach needs stream or logs".to_owned())),
+            None => {
+                return Err(EngineError::Invalid(
+                    "attach needs stream or logs".to_owned(),
+                ));
+            }
         }
     };
     inner.container_event(&container, "attach", &[]);
-    Ok(AttachStreams { output, input, tty: spec.config.tty })
+    Ok(AttachStreams {
+        output,
+        input,
+        tty: spec.config.tty,
+    })
 }
 
 fn log_error(error: &LogError) -> EngineError {
@@ -113,12 +145,17 @@ pub(crate) fn logs(
     options: LogOptions,
 ) -> Result<(OutputStream, bool), EngineError> {
     if !options.stdout && !options.stderr {
-        return Err(EngineError::Invalid("Bad parameters: you must choose at least one stream".to_owned()));
+        return Err(EngineError::Invalid(
+            "Bad parameters: you must choose at least one stream".to_owned(),
+        ));
     }
     let spec = container.spec();
     let config = inner.log_config(container.id, &container.name(), &spec)?;
     let tty = spec.config.tty;
-    Ok((OutputStream::of_task(read_log(Arc::clone(inner), container, config, options)?), tty))
+    Ok((
+        OutputStream::of_task(read_log(Arc::clone(inner), container, config, options)?),
+        tty,
+    ))
 }
 
 type Frames = mpsc::Receiver<Result<OutputFrame, EngineError>>;
@@ -135,7 +172,9 @@ fn read_log(
         until: options.until.map(Timestamp::unix_nanos),
     };
     if config.driver_name() == "none" {
-        return Err(EngineError::System("configured logging driver does not support reading".to_owned()));
+        return Err(EngineError::System(
+            "configured logging driver does not support reading".to_owned(),
+        ));
     }
     let (sender, receiver) = mpsc::channel(DEPTH);
     tokio::spawn(async move {
@@ -161,7 +200,9 @@ fn read_log(
                 let outcome = pump(&mut reader, &wanted, &output);
                 (reader, outcome)
             });
-            let Ok((returned, outcome)) = read.await else { return };
+            let Ok((returned, outcome)) = read.await else {
+                return;
+            };
             reader = returned;
             match outcome {
                 Ok(true) if !last_round && !reader.is_done() => {}
@@ -206,13 +247,24 @@ fn end_of(container: &Container) -> Option<oneshot::Receiver<WaitResult>> {
     }
     let (sender, receiver) = oneshot::channel();
     shared.waiters.retain(|waiter| !waiter.sender.is_closed());
-    shared.waiters.push(Waiter { condition: WaitCondition::NextExit, sender });
+    shared.waiters.push(Waiter {
+        condition: WaitCondition::NextExit,
+        sender,
+    });
     Some(receiver)
 }
 
 /// The keeper's signal that a container's log grows; `None` when it does not run.
 async fn watch(inner: &Inner, container: &Container) -> Option<AsyncFd<std::os::fd::OwnedFd>> {
-    let mut answer = inner.ask(Request::WatchLog { container: container.id }, Vec::new()).await.ok()?;
+    let mut answer = inner
+        .ask(
+            Request::WatchLog {
+                container: container.id,
+            },
+            Vec::new(),
+        )
+        .await
+        .ok()?;
     let socket = answer.fds.pop()?;
     rustix::io::ioctl_fionbio(&socket, true).ok()?;
     crate::streams::async_fd(socket).ok()
@@ -221,11 +273,16 @@ async fn watch(inner: &Inner, container: &Container) -> Option<AsyncFd<std::os::
 /// Waits until the log has grown; `false` when it will not any more.
 async fn growth(socket: &AsyncFd<std::os::fd::OwnedFd>) -> bool {
     loop {
-        let Ok(mut guard) = socket.readable().await else { return false };
+        let Ok(mut guard) = socket.readable().await else {
+            return false;
+        };
         let outcome = guard.try_io(|socket| {
             let mut buffer = [0; 64];
-            let (received, _) =
-                rustix::net::recv(socket.as_fd(), &mut buffer[..], rustix::net::RecvFlags::DONTWAIT)?;
+            let (received, _) = rustix::net::recv(
+                socket.as_fd(),
+                &mut buffer[..],
+                rustix::net::RecvFlags::DONTWAIT,
+            )?;
             Ok(received)
         });
         match outcome {
@@ -246,7 +303,10 @@ fn pump(
     let mut current = StdStream::Stdout;
     let send = |stream, gathered: &mut BytesMut| {
         let data: Bytes = gathered.split().freeze();
-        data.is_empty() || output.blocking_send(Ok(OutputFrame { stream, data })).is_ok()
+        data.is_empty()
+            || output
+                .blocking_send(Ok(OutputFrame { stream, data }))
+                .is_ok()
     };
     while let Some(entry) = reader.next_entry().map_err(|error| log_error(&error))? {
         let stream = match entry.stream {
@@ -265,11 +325,19 @@ fn pump(
 
 fn append(gathered: &mut BytesMut, entry: &LogEntry, options: &LogOptions) {
     if options.timestamps {
-        gathered.extend_from_slice(Timestamp::from_unix_nanos(entry.at).to_fixed_rfc3339().as_bytes());
+        gathered.extend_from_slice(
+            Timestamp::from_unix_nanos(entry.at)
+                .to_fixed_rfc3339()
+                .as_bytes(),
+        );
         gathered.extend_from_slice(b" ");
     }
     if options.details {
-        let words: Vec<String> = entry.attributes.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        let words: Vec<String> = entry
+            .attributes
+            .iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
         gathered.extend_from_slice(words.join(",").as_bytes());
         gathered.extend_from_slice(b" ");
     }

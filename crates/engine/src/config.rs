@@ -118,7 +118,10 @@ impl EngineConfig {
             keeper_binary,
             cgroup_parent: "kekkai".to_owned(),
             bridge: BridgeConfig::default(),
-            default_log: crate::model::LogSettings { driver: "local".to_owned(), options: BTreeMap::new() },
+            default_log: crate::model::LogSettings {
+                driver: "local".to_owned(),
+                options: BTreeMap::new(),
+            },
             default_stop_timeout: 10,
             default_shm_size: 64 << 20,
             default_ipc_mode: "private".to_owned(),

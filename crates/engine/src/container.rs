@@ -13,7 +13,8 @@ use tokio::sync::{RwLock, mpsc, oneshot};
 
 use crate::EngineError;
 use crate::model::{
-    ContainerSpec, IllegalMove, Lifecycle, Move, RemoveOptions, StateView, Status, WaitCondition, WaitResult,
+    ContainerSpec, IllegalMove, Lifecycle, Move, RemoveOptions, StateView, Status, WaitCondition,
+    WaitResult,
 };
 use crate::owner::Command;
 use crate::record::{ContainerRow, Phase, StoredState, VERSION};
@@ -43,6 +44,8 @@ pub(crate) struct Shared {
     pub(crate) waiters: Vec<Waiter>,
     /// The compiled plan of the next (or running) start.
     pub(crate) plan: Option<Arc<[u8]>>,
+    /// Whether the files in /etc that do not depend on the address are written for the next start.
+    pub(crate) files_prepared: bool,
     /// Whether the plan says that the cgroup is there already.
     pub(crate) cgroup_prepared: bool,
     /// Whether the work directory in the plan has not been used by any mount.
@@ -95,6 +98,7 @@ impl Container {
             endpoint: None,
             waiters: Vec::new(),
             plan: None,
+            files_prepared: false,
             cgroup_prepared: false,
             fresh_work: false,
             exec_ids: Vec::new(),
@@ -113,7 +117,10 @@ impl Container {
     }
 
     /// A handle as it was stored. What really runs is told by the keeper, later.
-    pub(crate) fn restored(id: ContainerId, row: ContainerRow) -> (Arc<Self>, mpsc::UnboundedReceiver<Command>) {
+    pub(crate) fn restored(
+        id: ContainerId,
+        row: ContainerRow,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<Command>) {
         let (container, queue) = Self::new(ContainerParts {
             id,
             name: Arc::from(row.name),
@@ -178,7 +185,9 @@ impl Container {
 
     /// Sends a command to the owner.
     pub(crate) fn send(&self, command: Command) -> Result<(), EngineError> {
-        self.commands.send(command).map_err(|_| EngineError::NoSuchContainer(self.id.to_string()))
+        self.commands
+            .send(command)
+            .map_err(|_| EngineError::NoSuchContainer(self.id.to_string()))
     }
 
     /// Writes the row; the receiver answers once it is as durable as asked. `None` when there is no row any more.
@@ -232,8 +241,10 @@ impl Container {
     pub(crate) fn notify(&self, conditions: &[WaitCondition], result: &WaitResult) {
         let ready: Vec<Waiter> = {
             let mut shared = self.lock();
-            let (ready, rest) =
-                shared.waiters.drain(..).partition(|waiter| conditions.contains(&waiter.condition));
+            let (ready, rest) = shared
+                .waiters
+                .drain(..)
+                .partition(|waiter| conditions.contains(&waiter.condition));
             shared.waiters = rest;
             ready
         };
@@ -249,16 +260,26 @@ impl Container {
     }
 
     /// Why it cannot be removed as it is, in dockerd's words; `called` is how the client called it.
-    pub(crate) fn removal_conflict(&self, called: &str, options: RemoveOptions) -> Option<EngineError> {
+    pub(crate) fn removal_conflict(
+        &self,
+        called: &str,
+        options: RemoveOptions,
+    ) -> Option<EngineError> {
         let shared = self.lock();
         let why = match &shared.lifecycle {
-            Lifecycle::Paused(_) if !options.force => "container is paused and must be unpaused first",
-            Lifecycle::Running(_) | Lifecycle::Stopping(_) | Lifecycle::Starting if !options.force => {
+            Lifecycle::Paused(_) if !options.force => {
+                "container is paused and must be unpaused first"
+            }
+            Lifecycle::Running(_) | Lifecycle::Stopping(_) | Lifecycle::Starting
+                if !options.force =>
+            {
                 "container is running: stop the container before removing or force remove"
             }
             _ => return None,
         };
-        Some(EngineError::Conflict(format!("cannot remove container \"{called}\": {why}")))
+        Some(EngineError::Conflict(format!(
+            "cannot remove container \"{called}\": {why}"
+        )))
     }
 }
 

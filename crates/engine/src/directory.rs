@@ -25,7 +25,9 @@ struct Containers {
 
 impl Directory {
     fn containers(&self) -> MutexGuard<'_, Containers> {
-        self.containers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.containers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn execs(&self) -> MutexGuard<'_, HashMap<ExecId, Arc<ExecSession>>> {
@@ -36,7 +38,10 @@ impl Directory {
     pub(crate) fn reserve(&self, name: &Arc<str>, id: ContainerId) -> Result<(), EngineError> {
         let mut containers = self.containers();
         if let Some(holder) = containers.names.get(name) {
-            return Err(EngineError::NameInUse { name: name.to_string(), holder: *holder });
+            return Err(EngineError::NameInUse {
+                name: name.to_string(),
+                holder: *holder,
+            });
         }
         containers.names.insert(Arc::clone(name), id);
         Ok(())
@@ -61,11 +66,18 @@ impl Directory {
     }
 
     /// Renames under the lock: both or nothing.
-    pub(crate) fn rename(&self, container: &Container, new: &ContainerName) -> Result<Arc<str>, EngineError> {
+    pub(crate) fn rename(
+        &self,
+        container: &Container,
+        new: &ContainerName,
+    ) -> Result<Arc<str>, EngineError> {
         let mut containers = self.containers();
         let mut shared = container.lock();
         if let Some(holder) = containers.names.get(new.as_str()) {
-            return Err(EngineError::NameInUse { name: new.to_string(), holder: *holder });
+            return Err(EngineError::NameInUse {
+                name: new.to_string(),
+                holder: *holder,
+            });
         }
         let old = Arc::clone(&shared.name);
         let name: Arc<str> = Arc::from(new.as_str());
@@ -90,7 +102,11 @@ impl Directory {
             return Ok(Arc::clone(container));
         }
         let bare = text.strip_prefix('/').unwrap_or(text);
-        if let Some(container) = containers.names.get(bare).and_then(|id| containers.by_id.get(id)) {
+        if let Some(container) = containers
+            .names
+            .get(bare)
+            .and_then(|id| containers.by_id.get(id))
+        {
             return Ok(Arc::clone(container));
         }
         let (low, high) = prefix_range(text).ok_or_else(none)?;
@@ -127,7 +143,9 @@ impl Directory {
         if text.is_empty() {
             return Err(none());
         }
-        let mut matching = execs.values().filter(|session| session.id.to_string().starts_with(text));
+        let mut matching = execs
+            .values()
+            .filter(|session| session.id.to_string().starts_with(text));
         match (matching.next(), matching.next()) {
             (Some(session), None) => Ok(Arc::clone(session)),
             _ => Err(none()),

@@ -16,10 +16,11 @@ use crate::container::{Container, Waiter};
 use crate::error::EngineError;
 use crate::inner::Inner;
 use crate::model::{
-    ArchivePut, ArchiveStat, AttachOptions, ByteStream, Change, ChangeKind, ContainerView, CreateContainer, Created,
-    EngineInfo, Event, EventKind, EventsRequest, ExecCreate, ExecStart, ExecView, Filters, Lifecycle, ListContainers,
-    LogOptions, NetworkView, PruneReport, RemoveOptions, StopOptions, TopResult, UpdateContainer, VersionInfo,
-    VolumeCreate, VolumeView, WaitCondition, WaitResult,
+    ArchivePut, ArchiveStat, AttachOptions, ByteStream, Change, ChangeKind, ContainerView,
+    CreateContainer, Created, EngineInfo, Event, EventKind, EventsRequest, ExecCreate, ExecStart,
+    ExecView, Filters, Lifecycle, ListContainers, LogOptions, NetworkView, PruneReport,
+    RemoveOptions, StopOptions, TopResult, UpdateContainer, VersionInfo, VolumeCreate, VolumeView,
+    WaitCondition, WaitResult,
 };
 use crate::owner::{Command, Reply};
 use crate::streams::{AttachStreams, OutputStream};
@@ -47,7 +48,9 @@ impl WaitHandle {
     /// # Errors
     /// When the engine closes first.
     pub async fn finished(self) -> Result<WaitResult, EngineError> {
-        self.receiver.await.map_err(|_| EngineError::Unavailable("the engine is shutting down".to_owned()))
+        self.receiver
+            .await
+            .map_err(|_| EngineError::Unavailable("the engine is shutting down".to_owned()))
     }
 }
 
@@ -79,8 +82,16 @@ impl Engine {
     /// Ends the daemon's part: what is queued is written; containers go on.
     pub async fn close(&self) {
         let inner = Arc::clone(&self.inner);
-        // An empty job that waits for everything before it.
-        let flushed = tokio::task::spawn_blocking(move || inner.database.apply(Vec::new(), Durability::PowerCut)).await;
+        let flushed = tokio::task::spawn_blocking(move || {
+            if let Some(network) = &inner.network
+                && let Err(error) = network.close()
+            {
+                tracing::warn!(%error, "closing the network");
+            }
+            // An empty job that waits for everything before it.
+            inner.database.apply(Vec::new(), Durability::PowerCut)
+        })
+        .await;
         if let Ok(Err(error)) = flushed {
             tracing::warn!(%error, "closing the database");
         }
@@ -109,9 +120,16 @@ impl Engine {
         }
         for (container, asked, stopped) in waiting {
             let stopped = async { stopped.await.unwrap_or(Err(EngineError::NotModified)) };
-            match tokio::time::timeout(self.inner.config.shutdown_grace + Duration::from_secs(60), stopped).await {
+            match tokio::time::timeout(
+                self.inner.config.shutdown_grace + Duration::from_secs(60),
+                stopped,
+            )
+            .await
+            {
                 Ok(Ok(()) | Err(EngineError::NotModified)) => {}
-                Ok(Err(error)) => tracing::warn!(container = %container.id, %error, "stopping for shutdown"),
+                Ok(Err(error)) => {
+                    tracing::warn!(container = %container.id, %error, "stopping for shutdown")
+                }
                 Err(_) => tracing::warn!(container = %container.id, "did not stop in time"),
             }
             // The host goes down, not the user's wish: `unless-stopped` brings it back.
@@ -119,15 +137,25 @@ impl Engine {
             drop(container.persist(&self.inner.database, Durability::Process));
         }
         self.close().await;
-        self.inner.ask(Request::Shutdown, Vec::new()).await.map(drop).map_err(|error| keeper_error(&error))
+        self.inner
+            .ask(Request::Shutdown, Vec::new())
+            .await
+            .map(drop)
+            .map_err(|error| keeper_error(&error))
     }
 
     /// Sends a command to a container's owner and waits for the outcome.
-    async fn ask(&self, container: &Container, command: impl FnOnce(Reply) -> Command) -> Result<(), EngineError> {
+    async fn ask(
+        &self,
+        container: &Container,
+        command: impl FnOnce(Reply) -> Command,
+    ) -> Result<(), EngineError> {
         let (reply, outcome) = oneshot::channel();
         let sent = container.send(command(reply));
         sent?;
-        outcome.await.map_err(|_| EngineError::NoSuchContainer(container.id.to_string()))?
+        outcome
+            .await
+            .map_err(|_| EngineError::NoSuchContainer(container.id.to_string()))?
     }
 
     /// The container that `name` means: a name, an id, or a unique prefix of one.
@@ -150,7 +178,9 @@ impl Engine {
     pub async fn create(&self, request: CreateContainer) -> Result<Created, EngineError> {
         // A task of its own: a client that goes away must not leave half a container.
         let inner = Arc::clone(&self.inner);
-        tokio::spawn(create::saga::create(inner, request)).await.map_err(|error| internal(&error))?
+        tokio::spawn(create::saga::create(inner, request))
+            .await
+            .map_err(|error| internal(&error))?
     }
 
     /// Starts a container. Its program has been executed when this returns.
@@ -169,16 +199,29 @@ impl Engine {
     ) -> Result<impl FnOnce(Reply) -> Command + use<>, EngineError> {
         let spec = container.spec();
         let running = container.lifecycle().is_running();
-        let signal = match options.signal.as_deref().filter(|signal| !signal.is_empty()) {
+        let signal = match options
+            .signal
+            .as_deref()
+            .filter(|signal| !signal.is_empty())
+        {
             // What does not run is not looked at any closer, as in dockerd.
             Some(text) if running => Some(
-                text.parse::<Signal>().map_err(|_| EngineError::Invalid(format!("invalid signal: {text}")))?,
+                text.parse::<Signal>()
+                    .map_err(|_| EngineError::Invalid(format!("invalid signal: {text}")))?,
             ),
             _ => None,
         };
-        let seconds = options.timeout.or(spec.config.stop_timeout).unwrap_or(self.inner.config.default_stop_timeout);
+        let seconds = options
+            .timeout
+            .or(spec.config.stop_timeout)
+            .unwrap_or(self.inner.config.default_stop_timeout);
         let timeout = u64::try_from(seconds).ok().map(Duration::from_secs);
-        Ok(move |reply| Command::Stop { signal, timeout, restart: false, reply })
+        Ok(move |reply| Command::Stop {
+            signal,
+            timeout,
+            restart: false,
+            reply,
+        })
     }
 
     /// Asks a container to stop, kills it after the time-out, and returns when it has ended.
@@ -199,7 +242,17 @@ impl Engine {
         let container = self.find(name)?;
         let command = self.stop_command(&container, &options)?;
         self.ask(&container, |reply| match command(reply) {
-            Command::Stop { signal, timeout, reply, .. } => Command::Stop { signal, timeout, restart: true, reply },
+            Command::Stop {
+                signal,
+                timeout,
+                reply,
+                ..
+            } => Command::Stop {
+                signal,
+                timeout,
+                restart: true,
+                reply,
+            },
             other => other,
         })
         .await
@@ -213,11 +266,18 @@ impl Engine {
         let container = self.find(name)?;
         let signal = match signal.filter(|text| !text.is_empty()) {
             Some(text) => text.parse::<Signal>().map_err(|_| {
-                EngineError::Invalid(format!("cannot kill container: {name}: invalid signal: {text}"))
+                EngineError::Invalid(format!(
+                    "cannot kill container: {name}: invalid signal: {text}"
+                ))
             })?,
             None => Signal::KILL,
         };
-        self.ask(&container, |reply| Command::Kill { signal, called: name.to_owned(), reply }).await
+        self.ask(&container, |reply| Command::Kill {
+            signal,
+            called: name.to_owned(),
+            reply,
+        })
+        .await
     }
 
     /// Freezes a container.
@@ -235,14 +295,19 @@ impl Engine {
     /// Not frozen.
     pub async fn unpause(&self, name: &str) -> Result<(), EngineError> {
         let container = self.find(name)?;
-        self.ask(&container, |reply| Command::Unpause { reply }).await
+        self.ask(&container, |reply| Command::Unpause { reply })
+            .await
     }
 
     /// Subscribes to a container's end; subscribed when this returns.
     ///
     /// # Errors
     /// No such container.
-    pub async fn wait(&self, name: &str, condition: WaitCondition) -> Result<WaitHandle, EngineError> {
+    pub async fn wait(
+        &self,
+        name: &str,
+        condition: WaitCondition,
+    ) -> Result<WaitHandle, EngineError> {
         let container = self.find(name)?;
         let (sender, receiver) = oneshot::channel();
         let mut shared = container.lock();
@@ -262,7 +327,10 @@ impl Engine {
         };
         if at_once {
             // The receiver is right below.
-            let _ = sender.send(WaitResult { code: i64::from(shared.exit_code), error: None });
+            let _ = sender.send(WaitResult {
+                code: i64::from(shared.exit_code),
+                error: None,
+            });
         } else {
             shared.waiters.push(Waiter { condition, sender });
         }
@@ -281,7 +349,8 @@ impl Engine {
         if let Some(conflict) = container.removal_conflict(name, options) {
             return Err(conflict);
         }
-        self.ask(&container, |reply| Command::Remove { options, reply }).await
+        self.ask(&container, |reply| Command::Remove { options, reply })
+            .await
     }
 
     /// Renames a container.
@@ -290,27 +359,36 @@ impl Engine {
     /// A bad name, or one in use.
     pub async fn rename(&self, name: &str, new_name: &str) -> Result<(), EngineError> {
         if new_name.is_empty() || name.is_empty() {
-            return Err(EngineError::Invalid("Neither old nor new names may be empty".to_owned()));
+            return Err(EngineError::Invalid(
+                "Neither old nor new names may be empty".to_owned(),
+            ));
         }
         let container = self.find(name)?;
-        let new: ContainerName = new_name
-            .parse()
-            .map_err(|error| EngineError::Invalid(format!("Error when allocating new name: {error}")))?;
+        let new: ContainerName = new_name.parse().map_err(|error| {
+            EngineError::Invalid(format!("Error when allocating new name: {error}"))
+        })?;
         if container.name().as_ref() == new.as_str() {
             return Err(EngineError::Invalid(
                 "Renaming a container with the same name as its current name".to_owned(),
             ));
         }
-        let old = self.inner.directory.rename(&container, &new).map_err(|error| match error {
-            EngineError::NameInUse { .. } => {
-                EngineError::Conflict(format!("Error when allocating new name: {error}"))
-            }
-            other => other,
-        })?;
+        let old = self
+            .inner
+            .directory
+            .rename(&container, &new)
+            .map_err(|error| match error {
+                EngineError::NameInUse { .. } => {
+                    EngineError::Conflict(format!("Error when allocating new name: {error}"))
+                }
+                other => other,
+            })?;
         if let Some(written) = container.persist(&self.inner.database, Durability::PowerCut) {
-            written.await.map_err(|_| EngineError::Unavailable("the database is closed".to_owned()))??;
+            written
+                .await
+                .map_err(|_| EngineError::Unavailable("the database is closed".to_owned()))??;
         }
-        self.inner.container_event(&container, "rename", &[("oldName", format!("/{old}"))]);
+        self.inner
+            .container_event(&container, "rename", &[("oldName", format!("/{old}"))]);
         Ok(())
     }
 
@@ -321,9 +399,14 @@ impl Engine {
     pub async fn resize(&self, name: &str, rows: u16, columns: u16) -> Result<(), EngineError> {
         let container = self.find(name)?;
         self.check_running(&container)?;
-        let request =
-            Request::Resize { target: Target::Container(container.id), size: TerminalSize { rows, columns } };
-        self.inner.ask(request, Vec::new()).await.map_err(|error| keeper_error(&error))?;
+        let request = Request::Resize {
+            target: Target::Container(container.id),
+            size: TerminalSize { rows, columns },
+        };
+        self.inner
+            .ask(request, Vec::new())
+            .await
+            .map_err(|error| keeper_error(&error))?;
         let size = [("height", rows.to_string()), ("width", columns.to_string())];
         self.inner.container_event(&container, "resize", &size);
         Ok(())
@@ -333,14 +416,21 @@ impl Engine {
         if container.lifecycle().is_running() {
             return Ok(());
         }
-        Err(EngineError::Conflict(format!("container {} is not running", container.id)))
+        Err(EngineError::Conflict(format!(
+            "container {} is not running",
+            container.id
+        )))
     }
 
     /// Changes limits and restart policy. Answers warnings.
     ///
     /// # Errors
     /// Values that cannot be, or that the kernel refuses.
-    pub async fn update(&self, name: &str, update: UpdateContainer) -> Result<Vec<String>, EngineError> {
+    pub async fn update(
+        &self,
+        name: &str,
+        update: UpdateContainer,
+    ) -> Result<Vec<String>, EngineError> {
         let container = self.find(name)?;
         update::update(Arc::clone(&self.inner), container, update).await
     }
@@ -358,13 +448,20 @@ impl Engine {
                 container.id
             )));
         }
-        let (inner, of, arguments) = (Arc::clone(&self.inner), Arc::clone(&container), ps_args.to_owned());
+        let (inner, of, arguments) = (
+            Arc::clone(&self.inner),
+            Arc::clone(&container),
+            ps_args.to_owned(),
+        );
         let result = tokio::task::spawn_blocking(move || {
             let path = inner.cgroup_path(of.id, &of.spec());
             let pids = kekkai_cgroups::Cgroup::new(&inner.cgroups, &path)
                 .and_then(|cgroup| cgroup.pids())
                 .map_err(|error| EngineError::System(error.to_string()))?;
-            let pids: Vec<u32> = pids.into_iter().filter_map(|pid| u32::try_from(pid).ok()).collect();
+            let pids: Vec<u32> = pids
+                .into_iter()
+                .filter_map(|pid| u32::try_from(pid).ok())
+                .collect();
             top::top(&pids, &arguments)
         })
         .await
@@ -380,10 +477,11 @@ impl Engine {
     pub async fn changes(&self, name: &str) -> Result<Vec<Change>, EngineError> {
         let container = self.find(name)?;
         let inner = Arc::clone(&self.inner);
-        let changes = tokio::task::spawn_blocking(move || inner.snapshotter.diff(&container.id.to_string()))
-            .await
-            .map_err(|error| internal(&error))?
-            .map_err(|error| EngineError::System(error.to_string()))?;
+        let changes =
+            tokio::task::spawn_blocking(move || inner.snapshotter.diff(&container.id.to_string()))
+                .await
+                .map_err(|error| internal(&error))?
+                .map_err(|error| EngineError::System(error.to_string()))?;
         Ok(changes
             .into_iter()
             .map(|change| Change {
@@ -449,7 +547,10 @@ impl Engine {
             let size = tokio::task::spawn_blocking(move || list::size(&inner, &of).writable)
                 .await
                 .map_err(|error| internal(&error))?;
-            match self.remove(&view.id.to_string(), RemoveOptions::default()).await {
+            match self
+                .remove(&view.id.to_string(), RemoveOptions::default())
+                .await
+            {
                 Ok(()) => {
                     report.deleted.push(view.id.to_string());
                     report.space_reclaimed += size;
@@ -458,7 +559,9 @@ impl Engine {
             }
         }
         let attributes = vec![("reclaimed".to_owned(), report.space_reclaimed.to_string())];
-        self.inner.events.publish(EventKind::Container, "prune", "", attributes);
+        self.inner
+            .events
+            .publish(EventKind::Container, "prune", "", attributes);
         Ok(report)
     }
 
@@ -466,7 +569,11 @@ impl Engine {
     ///
     /// # Errors
     /// Paused, restarting, or going away.
-    pub async fn attach(&self, name: &str, options: AttachOptions) -> Result<AttachStreams, EngineError> {
+    pub async fn attach(
+        &self,
+        name: &str,
+        options: AttachOptions,
+    ) -> Result<AttachStreams, EngineError> {
         attach::attach(&self.inner, self.find(name)?, options).await
     }
 
@@ -474,12 +581,19 @@ impl Engine {
     ///
     /// # Errors
     /// A log driver that cannot be read.
-    pub async fn logs(&self, name: &str, options: LogOptions) -> Result<(OutputStream, bool), EngineError> {
+    pub async fn logs(
+        &self,
+        name: &str,
+        options: LogOptions,
+    ) -> Result<(OutputStream, bool), EngineError> {
         attach::logs(&self.inner, self.find(name)?, options)
     }
 
     fn target(&self, name: &str) -> Result<transfer::Target, EngineError> {
-        Ok(transfer::Target { container: self.find(name)?, called: name.to_owned() })
+        Ok(transfer::Target {
+            container: self.find(name)?,
+            called: name.to_owned(),
+        })
     }
 
     /// What is at a path of a container.
@@ -494,7 +608,11 @@ impl Engine {
     ///
     /// # Errors
     /// Nothing there.
-    pub async fn archive_get(&self, name: &str, path: &str) -> Result<(ArchiveStat, ByteStream), EngineError> {
+    pub async fn archive_get(
+        &self,
+        name: &str,
+        path: &str,
+    ) -> Result<(ArchiveStat, ByteStream), EngineError> {
         transfer::get(Arc::clone(&self.inner), self.target(name)?, path.to_owned()).await
     }
 
@@ -509,14 +627,25 @@ impl Engine {
         options: ArchivePut,
         body: ByteStream,
     ) -> Result<(), EngineError> {
-        transfer::put(Arc::clone(&self.inner), self.target(name)?, path.to_owned(), options, body).await
+        transfer::put(
+            Arc::clone(&self.inner),
+            self.target(name)?,
+            path.to_owned(),
+            options,
+            body,
+        )
+        .await
     }
 
     /// Makes an exec session.
     ///
     /// # Errors
     /// The container does not run, or there is no command.
-    pub async fn exec_create(&self, name: &str, request: ExecCreate) -> Result<ExecId, EngineError> {
+    pub async fn exec_create(
+        &self,
+        name: &str,
+        request: ExecCreate,
+    ) -> Result<ExecId, EngineError> {
         exec::create(&self.inner, &self.find(name)?, request)
     }
 
@@ -524,7 +653,11 @@ impl Engine {
     ///
     /// # Errors
     /// It ran already, or could not be started (attached, that is told in the stream).
-    pub async fn exec_start(&self, id: &str, options: ExecStart) -> Result<Option<AttachStreams>, EngineError> {
+    pub async fn exec_start(
+        &self,
+        id: &str,
+        options: ExecStart,
+    ) -> Result<Option<AttachStreams>, EngineError> {
         let session = self.inner.directory.find_exec(id)?;
         let inner = Arc::clone(&self.inner);
         // A task of its own: a client that goes away must not leave a session half started.
@@ -556,7 +689,9 @@ impl Engine {
         work: impl FnOnce(&Inner) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<T, EngineError> {
         let inner = Arc::clone(&self.inner);
-        tokio::task::spawn_blocking(move || work(&inner)).await.map_err(|error| internal(&error))?
+        tokio::task::spawn_blocking(move || work(&inner))
+            .await
+            .map_err(|error| internal(&error))?
     }
 
     /// Makes a volume, or finds the one of that name.
@@ -564,7 +699,8 @@ impl Engine {
     /// # Errors
     /// A bad name or driver.
     pub async fn volume_create(&self, request: VolumeCreate) -> Result<VolumeView, EngineError> {
-        self.blocking(move |inner| system::volume_create(inner, request)).await
+        self.blocking(move |inner| system::volume_create(inner, request))
+            .await
     }
 
     /// Volumes by name.
@@ -572,7 +708,8 @@ impl Engine {
     /// # Errors
     /// A filter that makes no sense.
     pub async fn volume_list(&self, filters: Filters) -> Result<Vec<VolumeView>, EngineError> {
-        self.blocking(move |inner| system::volume_list(inner, &filters)).await
+        self.blocking(move |inner| system::volume_list(inner, &filters))
+            .await
     }
 
     /// One volume.
@@ -589,7 +726,8 @@ impl Engine {
     /// In use.
     pub async fn volume_remove(&self, name: &str, force: bool) -> Result<(), EngineError> {
         let name = name.to_owned();
-        self.blocking(move |inner| system::volume_remove(inner, &name, force)).await
+        self.blocking(move |inner| system::volume_remove(inner, &name, force))
+            .await
     }
 
     /// Removes volumes that nobody uses.
@@ -597,7 +735,8 @@ impl Engine {
     /// # Errors
     /// A filter that makes no sense.
     pub async fn volume_prune(&self, filters: Filters) -> Result<PruneReport, EngineError> {
-        self.blocking(move |inner| system::volume_prune(inner, &filters)).await
+        self.blocking(move |inner| system::volume_prune(inner, &filters))
+            .await
     }
 
     /// The networks.
@@ -636,7 +775,10 @@ impl Engine {
     ///
     /// # Errors
     /// None at present: dockerd ignores filters that it does not know.
-    pub async fn events(&self, request: EventsRequest) -> Result<tokio::sync::mpsc::Receiver<Event>, EngineError> {
+    pub async fn events(
+        &self,
+        request: EventsRequest,
+    ) -> Result<tokio::sync::mpsc::Receiver<Event>, EngineError> {
         Ok(self.inner.events.subscribe(&request))
     }
 
@@ -659,7 +801,9 @@ impl Engine {
     /// What the kernel refuses.
     pub fn destroy_network(&self) -> Result<(), EngineError> {
         match &self.inner.network {
-            Some(network) => network.destroy().map_err(|error| crate::net::network_error(&error)),
+            Some(network) => network
+                .destroy()
+                .map_err(|error| crate::net::network_error(&error)),
             None => Ok(()),
         }
     }

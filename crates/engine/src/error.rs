@@ -87,17 +87,22 @@ impl EngineError {
     /// What kind of failure this is.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::NoSuchContainer(_) | Self::NoSuchExec(_) | Self::NoSuchNetwork(_) | Self::NotFound(_) => {
-                ErrorClass::NotFound
+            Self::NoSuchContainer(_)
+            | Self::NoSuchExec(_)
+            | Self::NoSuchNetwork(_)
+            | Self::NotFound(_) => ErrorClass::NotFound,
+            Self::AmbiguousId(_) | Self::Invalid(_) | Self::Unsupported(_) => {
+                ErrorClass::InvalidArgument
             }
-            Self::AmbiguousId(_) | Self::Invalid(_) | Self::Unsupported(_) => ErrorClass::InvalidArgument,
             Self::NameInUse { .. } | Self::Conflict(_) => ErrorClass::Conflict,
             Self::NotModified => ErrorClass::NotModified,
             Self::Forbidden(_) => ErrorClass::Forbidden,
             Self::StartFailed { class, .. } => *class,
             Self::Metadata(error) => error.class(),
             Self::Unavailable(_) => ErrorClass::Unavailable,
-            Self::System(_) | Self::Io { .. } | Self::FailPoint(_) | Self::Internal(_) => ErrorClass::Internal,
+            Self::System(_) | Self::Io { .. } | Self::FailPoint(_) | Self::Internal(_) => {
+                ErrorClass::Internal
+            }
         }
     }
 

@@ -22,13 +22,22 @@ pub(crate) struct EventBus {
 
 impl Default for EventBus {
     fn default() -> Self {
-        Self { past: Mutex::default(), live: broadcast::channel(LAG).0 }
+        Self {
+            past: Mutex::default(),
+            live: broadcast::channel(LAG).0,
+        }
     }
 }
 
 impl EventBus {
     /// Tells an event that happens now.
-    pub(crate) fn publish(&self, kind: EventKind, action: &str, actor: &str, attributes: Vec<(String, String)>) {
+    pub(crate) fn publish(
+        &self,
+        kind: EventKind,
+        action: &str,
+        actor: &str,
+        attributes: Vec<(String, String)>,
+    ) {
         self.publish_event(Event {
             kind,
             action: Arc::from(action),
@@ -62,7 +71,9 @@ impl EventBus {
             let kept: Vec<Event> = match request.since {
                 Some(since) => past
                     .iter()
-                    .filter(|event| event.time >= since && request.until.is_none_or(|until| event.time <= until))
+                    .filter(|event| {
+                        event.time >= since && request.until.is_none_or(|until| event.time <= until)
+                    })
                     .filter(|event| filter.matches(event))
                     .cloned()
                     .collect(),
@@ -115,15 +126,37 @@ struct EventFilter(BTreeMap<String, Vec<String>>);
 impl EventFilter {
     /// Keys that dockerd does not know either it ignores, and so do we.
     fn new(filters: &Filters) -> Self {
-        const KEYS: [&str; 10] =
-            ["action", "container", "daemon", "event", "image", "label", "network", "scope", "type", "volume"];
-        let known = filters.0.iter().filter(|(key, _)| KEYS.contains(&key.as_str()));
-        Self(known.map(|(key, values)| (key.clone(), values.clone())).collect())
+        const KEYS: [&str; 10] = [
+            "action",
+            "container",
+            "daemon",
+            "event",
+            "image",
+            "label",
+            "network",
+            "scope",
+            "type",
+            "volume",
+        ];
+        let known = filters
+            .0
+            .iter()
+            .filter(|(key, _)| KEYS.contains(&key.as_str()));
+        Self(
+            known
+                .map(|(key, values)| (key.clone(), values.clone()))
+                .collect(),
+        )
     }
 
     fn matches(&self, event: &Event) -> bool {
-        let attribute =
-            |name: &str| event.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let attribute = |name: &str| {
+            event
+                .attributes
+                .iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value.as_str())
+        };
         // By id, prefix of the id, or name, and only for events of that kind.
         let actor = |value: &String, kind: EventKind| {
             event.kind == kind
@@ -146,15 +179,18 @@ impl EventFilter {
                 "container" => {
                     actor(value, EventKind::Container)
                         || event.kind != EventKind::Container
-                            && attribute("container").is_some_and(|id| id.starts_with(value.as_str()))
+                            && attribute("container")
+                                .is_some_and(|id| id.starts_with(value.as_str()))
                 }
                 "image" => {
                     actor(value, EventKind::Image)
                         || event.kind == EventKind::Container
-                            && attribute("image")
-                                .is_some_and(|image| image == value || image.split(':').next() == Some(value))
+                            && attribute("image").is_some_and(|image| {
+                                image == value || image.split(':').next() == Some(value)
+                            })
                         || event.kind == EventKind::Image
-                            && attribute("name").is_some_and(|name| name.split(':').next() == Some(value))
+                            && attribute("name")
+                                .is_some_and(|name| name.split(':').next() == Some(value))
                 }
                 "volume" => actor(value, EventKind::Volume),
                 "network" => actor(value, EventKind::Network),
@@ -172,7 +208,9 @@ mod tests {
     fn filters(pairs: &[(&str, &str)]) -> Filters {
         let mut map = BTreeMap::new();
         for (key, value) in pairs {
-            map.entry((*key).to_owned()).or_insert_with(Vec::new).push((*value).to_owned());
+            map.entry((*key).to_owned())
+                .or_insert_with(Vec::new)
+                .push((*value).to_owned());
         }
         Filters(map)
     }
@@ -182,9 +220,17 @@ mod tests {
         let bus = EventBus::default();
         let start = Timestamp::now();
         for number in 0..300 {
-            bus.publish(EventKind::Container, "create", &format!("{number:03}"), vec![("name".into(), "a".into())]);
+            bus.publish(
+                EventKind::Container,
+                "create",
+                &format!("{number:03}"),
+                vec![("name".into(), "a".into())],
+            );
         }
-        let request = EventsRequest { since: Some(start), ..Default::default() };
+        let request = EventsRequest {
+            since: Some(start),
+            ..Default::default()
+        };
         let mut receiver = bus.subscribe(&request);
         bus.publish(EventKind::Container, "die", "300", Vec::new());
         let mut seen = Vec::new();
@@ -201,12 +247,19 @@ mod tests {
             kind: EventKind::Container,
             action: Arc::from("exec_create: sh -c true"),
             actor: Arc::from("abcdef"),
-            attributes: Arc::from(vec![("image".to_owned(), "alpine:3.20".to_owned()), ("name".to_owned(), "web".to_owned())]),
+            attributes: Arc::from(vec![
+                ("image".to_owned(), "alpine:3.20".to_owned()),
+                ("name".to_owned(), "web".to_owned()),
+            ]),
             time: Timestamp::now(),
         };
         let matches = |pairs: &[(&str, &str)]| EventFilter::new(&filters(pairs)).matches(&event);
         assert!(matches(&[("event", "exec_create"), ("container", "web")]));
-        assert!(matches(&[("image", "alpine"), ("type", "image"), ("type", "container")]));
+        assert!(matches(&[
+            ("image", "alpine"),
+            ("type", "image"),
+            ("type", "container")
+        ]));
         assert!(!matches(&[("label", "x")]));
         assert!(!matches(&[("volume", "web")]));
         assert!(matches(&[("foo", "x")]));
@@ -215,8 +268,10 @@ mod tests {
     #[tokio::test]
     async fn until_ends_it() {
         let bus = EventBus::default();
-        let mut receiver =
-            bus.subscribe(&EventsRequest { until: Some(Timestamp::now()), ..Default::default() });
+        let mut receiver = bus.subscribe(&EventsRequest {
+            until: Some(Timestamp::now()),
+            ..Default::default()
+        });
         assert!(receiver.recv().await.is_none());
     }
 }

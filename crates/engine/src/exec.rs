@@ -117,7 +117,10 @@ impl ExecSession {
             inner.forget(Target::Exec(self.id));
         }
         if let Some(container) = inner.directory.get(self.container) {
-            let extra = [("execID", self.id.to_string()), ("exitCode", exit.status.code().to_string())];
+            let extra = [
+                ("execID", self.id.to_string()),
+                ("exitCode", exit.status.code().to_string()),
+            ];
             inner.container_event(&container, "exec_die", &extra);
         }
     }
@@ -137,21 +140,37 @@ impl ExecSession {
     }
 
     /// A session that ran before this daemon was there.
-    pub(crate) fn adopted(id: ExecId, container: ContainerId, pid: u32, tty: bool, started: Timestamp) -> Arc<Self> {
+    pub(crate) fn adopted(
+        id: ExecId,
+        container: ContainerId,
+        pid: u32,
+        tty: bool,
+        started: Timestamp,
+    ) -> Arc<Self> {
         Arc::new(Self {
             id,
             container,
             created: started,
-            request: Arc::new(ExecCreate { tty, ..Default::default() }),
+            request: Arc::new(ExecCreate {
+                tty,
+                ..Default::default()
+            }),
             sessions: AtomicUsize::new(0),
             end: Notify::new(),
-            state: Mutex::new(ExecState { phase: ExecPhase::Running, pid, ..Default::default() }),
+            state: Mutex::new(ExecState {
+                phase: ExecPhase::Running,
+                pid,
+                ..Default::default()
+            }),
         })
     }
 }
 
 fn words(request: &ExecCreate) -> String {
-    let (program, arguments) = request.cmd.split_first().map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
+    let (program, arguments) = request
+        .cmd
+        .split_first()
+        .map_or(("", &[][..]), |(program, rest)| (program.as_str(), rest));
     format!("{program} {}", arguments.join(" "))
 }
 
@@ -165,12 +184,18 @@ fn check_running(container: &Container) -> Result<(), EngineError> {
         Lifecycle::Restarting(_) => Err(EngineError::Conflict(format!(
             "Container {id} is restarting, wait until the container is running"
         ))),
-        _ => Err(EngineError::Conflict(format!("container {id} is not running"))),
+        _ => Err(EngineError::Conflict(format!(
+            "container {id} is not running"
+        ))),
     }
 }
 
 /// Makes a session; nothing runs yet.
-pub(crate) fn create(inner: &Inner, container: &Arc<Container>, request: ExecCreate) -> Result<ExecId, EngineError> {
+pub(crate) fn create(
+    inner: &Inner,
+    container: &Arc<Container>,
+    request: ExecCreate,
+) -> Result<ExecId, EngineError> {
     if request.cmd.is_empty() {
         return Err(EngineError::Invalid("No exec command specified".to_owned()));
     }
@@ -178,12 +203,25 @@ pub(crate) fn create(inner: &Inner, container: &Arc<Container>, request: ExecCre
     if let Some(keys) = &request.detach_keys {
         DetachKeys::parse(keys)?;
     }
-    if request.env.iter().any(|entry| entry.is_empty() || entry.starts_with('=')) {
-        return Err(EngineError::Invalid("invalid environment variable in an exec".to_owned()));
+    if request
+        .env
+        .iter()
+        .any(|entry| entry.is_empty() || entry.starts_with('='))
+    {
+        return Err(EngineError::Invalid(
+            "invalid environment variable in an exec".to_owned(),
+        ));
     }
     let now = Timestamp::now();
-    let containers: HashSet<ContainerId> = inner.directory.all().iter().map(|container| container.id).collect();
-    inner.directory.retain_execs(|session| session.is_recent(now, &containers));
+    let containers: HashSet<ContainerId> = inner
+        .directory
+        .all()
+        .iter()
+        .map(|container| container.id)
+        .collect();
+    inner
+        .directory
+        .retain_execs(|session| session.is_recent(now, &containers));
     let session = Arc::new(ExecSession {
         id: ExecId::random(),
         container: container.id,
@@ -198,7 +236,10 @@ pub(crate) fn create(inner: &Inner, container: &Arc<Container>, request: ExecCre
         let shared = container.lock();
         shared.exec_ids.clone()
     };
-    let gone: Vec<ExecId> = known.into_iter().filter(|id| inner.directory.exec(*id).is_none()).collect();
+    let gone: Vec<ExecId> = known
+        .into_iter()
+        .filter(|id| inner.directory.exec(*id).is_none())
+        .collect();
     {
         let mut shared = container.lock();
         shared.exec_ids.retain(|id| !gone.contains(id));
@@ -238,9 +279,12 @@ fn process(inner: &Inner, container: &Container, request: &ExecCreate) -> Proces
     }
     let environment = overlay_env(environment, &request.env);
     let or = |own: &Option<String>, default: &Option<String>| {
-        own.clone().filter(|text| !text.is_empty()).or_else(|| default.clone().filter(|text| !text.is_empty()))
+        own.clone()
+            .filter(|text| !text.is_empty())
+            .or_else(|| default.clone().filter(|text| !text.is_empty()))
     };
-    let directory = or(&request.working_dir, &spec.config.working_dir).unwrap_or_else(|| "/".to_owned());
+    let directory =
+        or(&request.working_dir, &spec.config.working_dir).unwrap_or_else(|| "/".to_owned());
     let mut user = User::default();
     user.set_username(or(&request.user, &spec.config.user));
     let mut process = Process::default();
@@ -267,7 +311,9 @@ fn process(inner: &Inner, container: &Container, request: &ExecCreate) -> Proces
 
 /// Whether the container's processes may gain no privileges.
 fn no_new_privileges(inner: &Inner, host: &crate::model::HostOptions) -> bool {
-    let wanted = crate::create::check::security(&host.security_opt).ok().and_then(|options| options.no_new_privileges);
+    let wanted = crate::create::check::security(&host.security_opt)
+        .ok()
+        .and_then(|options| options.no_new_privileges);
     wanted.unwrap_or(inner.config.no_new_privileges)
 }
 
@@ -285,7 +331,10 @@ pub(crate) async fn start(
     {
         let mut state = session.lock();
         if state.phase != ExecPhase::Created {
-            return Err(EngineError::Conflict(format!("exec command {} has already run", session.id)));
+            return Err(EngineError::Conflict(format!(
+                "exec command {} has already run",
+                session.id
+            )));
         }
         state.phase = ExecPhase::Starting;
     }
@@ -303,9 +352,16 @@ pub(crate) async fn start(
         }
         inner.forget(Target::Exec(session.id));
         if let (EngineError::StartFailed { message, .. }, false) = (error, options.detach) {
-            let frame = OutputFrame { stream: StdStream::Stdout, data: Bytes::from(format!("{message}\r\n")) };
+            let frame = OutputFrame {
+                stream: StdStream::Stdout,
+                data: Bytes::from(format!("{message}\r\n")),
+            };
             let output = OutputStream::of_frame(frame);
-            return Ok(Some(AttachStreams { output, input: None, tty: session.request.tty }));
+            return Ok(Some(AttachStreams {
+                output,
+                input: None,
+                tty: session.request.tty,
+            }));
         }
     }
     outcome
@@ -322,7 +378,9 @@ async fn launch(
     let base = container_plan(inner, container)?;
     let planned = plan_exec(&process(inner, container, request), &base)
         .map_err(|error| EngineError::Invalid(error.to_string()))?;
-    let bytes = planned.to_bytes().map_err(|error| EngineError::Internal(error.to_string()))?;
+    let bytes = planned
+        .to_bytes()
+        .map_err(|error| EngineError::Internal(error.to_string()))?;
     let wants_stdin = request.attach_stdin && !options.detach;
     let stream = if options.detach {
         None
@@ -335,7 +393,10 @@ async fn launch(
         };
         Some(open_session(inner, attach, Attached::Exec(Arc::clone(session))).await?)
     };
-    let size = options.console_size.or(request.console_size).filter(|[rows, columns]| *rows > 0 && *columns > 0);
+    let size = options
+        .console_size
+        .or(request.console_size)
+        .filter(|[rows, columns]| *rows > 0 && *columns > 0);
     let terminal = if request.tty {
         Terminal::Size(size.map(|[rows, columns]| TerminalSize { rows, columns }))
     } else {
@@ -348,10 +409,17 @@ async fn launch(
         container: container.id,
         exec: session.id,
         plan: bytes,
-        stdin: if wants_stdin { StdinMode::Once } else { StdinMode::Closed },
+        stdin: if wants_stdin {
+            StdinMode::Once
+        } else {
+            StdinMode::Closed
+        },
         terminal,
     };
-    let answer = inner.ask(Request::Exec(Box::new(wanted)), Vec::new()).await.map_err(|error| exec_error(&error))?;
+    let answer = inner
+        .ask(Request::Exec(Box::new(wanted)), Vec::new())
+        .await
+        .map_err(|error| exec_error(&error))?;
     if let Response::Started { pid, .. } = answer.response {
         let mut state = session.lock();
         // A short process may have ended before this answer was read.
@@ -361,32 +429,67 @@ async fn launch(
         }
     }
     failpoint::check(failpoint::EXEC_STARTED)?;
-    let Some(stream) = stream else { return Ok(None) };
-    let keys = request.detach_keys.as_deref().unwrap_or(&inner.config.detach_keys);
-    let detach = if request.tty { DetachKeys::parse(keys)? } else { DetachKeys::default() };
+    let Some(stream) = stream else {
+        return Ok(None);
+    };
+    let keys = request
+        .detach_keys
+        .as_deref()
+        .unwrap_or(&inner.config.detach_keys);
+    let detach = if request.tty {
+        DetachKeys::parse(keys)?
+    } else {
+        DetachKeys::default()
+    };
     let input = wants_stdin.then(|| InputSink::new(Arc::clone(&stream), detach));
-    Ok(Some(AttachStreams { output: OutputStream::of_session(stream), input, tty: request.tty }))
+    Ok(Some(AttachStreams {
+        output: OutputStream::of_session(stream),
+        input,
+        tty: request.tty,
+    }))
 }
 
 /// The keeper's refusal of an exec, as `docker exec` shows it.
 fn exec_error(error: &kekkai_keeper::KeeperError) -> EngineError {
     match crate::start::start_error(error) {
-        EngineError::StartFailed { message, code, class } => {
-            let bare = message.strip_prefix("failed to create task for container: ").unwrap_or(&message);
+        EngineError::StartFailed {
+            message,
+            code,
+            class,
+        } => {
+            let bare = message
+                .strip_prefix("failed to create task for container: ")
+                .unwrap_or(&message);
             let message = if bare.starts_with("unable to find ") {
                 bare.to_owned()
             } else {
                 format!("OCI runtime exec failed: exec failed: {bare}")
             };
             let code = if code == 128 { 126 } else { code };
-            EngineError::StartFailed { message, code, class }
+            EngineError::StartFailed {
+                message,
+                code,
+                class,
+            }
         }
         other => other,
     }
 }
 
 /// Sets the size of a session's terminal.
-pub(crate) async fn resize(inner: &Inner, session: &ExecSession, rows: u16, columns: u16) -> Result<(), EngineError> {
-    let request = Request::Resize { target: Target::Exec(session.id), size: TerminalSize { rows, columns } };
-    inner.ask(request, Vec::new()).await.map(drop).map_err(|error| keeper_error(&error))
+pub(crate) async fn resize(
+    inner: &Inner,
+    session: &ExecSession,
+    rows: u16,
+    columns: u16,
+) -> Result<(), EngineError> {
+    let request = Request::Resize {
+        target: Target::Exec(session.id),
+        size: TerminalSize { rows, columns },
+    };
+    inner
+        .ask(request, Vec::new())
+        .await
+        .map(drop)
+        .map_err(|error| keeper_error(&error))
 }

@@ -23,7 +23,11 @@ pub(crate) fn facts(exit: &Exit) -> ExitFacts {
         ExitStatus::Exited(_) => ExitReason::Exit,
         ExitStatus::Signaled(_) => ExitReason::Signal,
     };
-    ExitFacts { code: exit.status.code(), at: Timestamp::from_unix_nanos(exit.at), reason }
+    ExitFacts {
+        code: exit.status.code(),
+        at: Timestamp::from_unix_nanos(exit.at),
+        reason,
+    }
 }
 
 fn point(name: &'static str) {
@@ -38,7 +42,9 @@ impl Owner {
     pub(crate) async fn exited(&mut self, exit: Exit) {
         point(failpoint::EXIT_RECEIVED);
         let exit = facts(&exit);
-        let Some(running) = self.container.lifecycle().running() else { return };
+        let Some(running) = self.container.lifecycle().running() else {
+            return;
+        };
         if exit.at < running.started_at {
             // Told again from before the present start.
             return;
@@ -61,7 +67,11 @@ impl Owner {
         self.clear_deadline();
         let (code, spec, decision) = {
             let mut shared = self.container.lock();
-            let run = LastRun { code: shared.exit_code, lasted, asked_to_stop: shared.asked_to_stop };
+            let run = LastRun {
+                code: shared.exit_code,
+                lasted,
+                asked_to_stop: shared.asked_to_stop,
+            };
             let decision = if self.restarts.is_empty() && self.removals.is_empty() {
                 decide(&shared.spec.host.restart_policy, run, shared.history)
             } else {
@@ -75,13 +85,23 @@ impl Owner {
             }
             (shared.exit_code, Arc::clone(&shared.spec), decision)
         };
-        let result = WaitResult { code: i64::from(code), error: None };
-        self.container.notify(&[WaitCondition::NotRunning, WaitCondition::NextExit], &result);
+        let result = WaitResult {
+            code: i64::from(code),
+            error: None,
+        };
+        self.container.notify(
+            &[WaitCondition::NotRunning, WaitCondition::NextExit],
+            &result,
+        );
 
         let stays = matches!(decision, RestartDecision::Stay);
-        let goes = spec.host.auto_remove && stays && self.restarts.is_empty() || !self.removals.is_empty();
+        let goes =
+            spec.host.auto_remove && stays && self.restarts.is_empty() || !self.removals.is_empty();
         if !goes {
-            drop(self.container.persist(&self.inner.database, Durability::Process));
+            drop(
+                self.container
+                    .persist(&self.inner.database, Durability::Process),
+            );
         }
         point(failpoint::EXIT_RECORDED);
         if live {
@@ -91,7 +111,10 @@ impl Owner {
             if !self.stops.is_empty() || !self.restarts.is_empty() {
                 self.inner.container_event(&self.container, "stop", &[]);
             }
-            let extra = [("execDuration", lasted.as_secs().to_string()), ("exitCode", code.to_string())];
+            let extra = [
+                ("execDuration", lasted.as_secs().to_string()),
+                ("exitCode", code.to_string()),
+            ];
             self.inner.container_event(&self.container, "die", &extra);
         }
         self.clear_run(&spec);
@@ -121,10 +144,20 @@ impl Owner {
         point(failpoint::EXIT_NETWORK);
         let (done, gone) = oneshot::channel();
         let path = self.inner.cgroup_path(self.container.id, spec);
-        self.inner.janitor.add(Chore::Cgroup { path, done: Some(done) });
+        self.inner.janitor.add(Chore::Cgroup {
+            path,
+            done: Some(done),
+        });
         self.cgroup_gone = Some(gone);
-        let has_volumes = spec.mounts.iter().any(|point| point.kind == MountKind::Volume);
-        for name in spec.mounts.iter().filter_map(|point| point.name.as_ref()?.parse().ok()) {
+        let has_volumes = spec
+            .mounts
+            .iter()
+            .any(|point| point.kind == MountKind::Volume);
+        for name in spec
+            .mounts
+            .iter()
+            .filter_map(|point| point.name.as_ref()?.parse().ok())
+        {
             if let Err(error) = self.inner.volumes.deactivate(&name, &self.container.id) {
                 tracing::warn!(%error, volume = %name, "releasing a volume");
             }

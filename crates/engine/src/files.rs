@@ -7,7 +7,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use kekkai_network::{
-    DnsOptions, EndpointRecord, HostResolver, HostsFile, ResolverReach, hosts_file, hosts_file_of_host, resolv_conf,
+    DnsOptions, EndpointRecord, HostResolver, HostsFile, ResolverReach, hosts_file,
+    hosts_file_of_host, resolv_conf,
 };
 use kekkai_types::Timestamp;
 
@@ -26,10 +27,61 @@ fn put(path: &Path, text: &str) -> Result<(), EngineError> {
         .mode(0o644)
         .open(path)
         .map_err(EngineError::io(trouble()))?;
-    file.write_all(text.as_bytes()).map_err(EngineError::io(trouble()))
+    file.write_all(text.as_bytes())
+        .map_err(EngineError::io(trouble()))
 }
 
-/// Writes the files of a container that is about to start.
+/// Writes what does not depend on the address: ahead of a start that follows soon, or with it.
+pub(crate) fn prepare(
+    inner: &Inner,
+    container: &Container,
+    spec: &ContainerSpec,
+) -> Result<(), EngineError> {
+    let directory = inner.run_directory(container.id);
+    match std::fs::create_dir(&directory) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        Err(source) => {
+            return Err(EngineError::Io {
+                action: format!("making {}", directory.display()),
+                source,
+            });
+        }
+    }
+    if spec.host.network_mode.starts_with("container:") {
+        return Ok(());
+    }
+    let config = &inner.config;
+    let hostname = spec.config.hostname.as_deref().unwrap_or_default();
+    let or = |own: &[String], default: &[String]| {
+        if own.is_empty() {
+            default.to_vec()
+        } else {
+            own.to_vec()
+        }
+    };
+    let wanted = DnsOptions {
+        nameservers: or(&spec.host.dns, &config.dns)
+            .iter()
+            .filter_map(|text| text.parse().ok())
+            .collect(),
+        search: or(&spec.host.dns_search, &config.dns_search),
+        options: or(&spec.host.dns_options, &config.dns_options),
+    };
+    let host_network = spec.host.network_mode == "host";
+    let reach = if host_network {
+        ResolverReach::Host
+    } else {
+        ResolverReach::Own
+    };
+    put(&directory.join("hostname"), &format!("{hostname}\n"))?;
+    put(
+        &directory.join("resolv.conf"),
+        &resolv_conf(&HostResolver::read(), reach, &wanted),
+    )
+}
+
+/// Writes the files of a container that is about to start; `prepare` has been called.
 pub(crate) fn write(
     inner: &Inner,
     container: &Container,
@@ -38,13 +90,11 @@ pub(crate) fn write(
     requested: Timestamp,
 ) -> Result<(), EngineError> {
     let directory = inner.run_directory(container.id);
-    match std::fs::create_dir(&directory) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        Err(source) => return Err(EngineError::Io { action: format!("making {}", directory.display()), source }),
-    }
     if is_builtin(spec) {
-        put(&directory.join("hello.json"), &hello(inner, container, spec, endpoint, requested))?;
+        put(
+            &directory.join("hello.json"),
+            &hello(inner, container, spec, endpoint, requested),
+        )?;
     }
     if spec.host.network_mode.starts_with("container:") {
         return Ok(());
@@ -52,7 +102,10 @@ pub(crate) fn write(
     let config = &inner.config;
     let gateway: Option<IpAddr> = match &config.host_gateway {
         Some(text) => text.parse().ok(),
-        None => inner.network.as_ref().map(|network| IpAddr::V4(network.gateway())),
+        None => inner
+            .network
+            .as_ref()
+            .map(|network| IpAddr::V4(network.gateway())),
     };
     let hostname = spec.config.hostname.as_deref().unwrap_or_default();
     let domainname = spec.config.domainname.as_deref().unwrap_or_default();
@@ -71,16 +124,7 @@ pub(crate) fn write(
         })
         .map_err(bad_host)?
     };
-    let or = |own: &[String], default: &[String]| if own.is_empty() { default.to_vec() } else { own.to_vec() };
-    let wanted = DnsOptions {
-        nameservers: or(&spec.host.dns, &config.dns).iter().filter_map(|text| text.parse().ok()).collect(),
-        search: or(&spec.host.dns_search, &config.dns_search),
-        options: or(&spec.host.dns_options, &config.dns_options),
-    };
-    let reach = if host_network { ResolverReach::Host } else { ResolverReach::Own };
-    put(&directory.join("hosts"), &hosts)?;
-    put(&directory.join("hostname"), &format!("{hostname}\n"))?;
-    put(&directory.join("resolv.conf"), &resolv_conf(&HostResolver::read(), reach, &wanted))
+    put(&directory.join("hosts"), &hosts)
 }
 
 /// What the built-in image's program tells.
@@ -112,8 +156,12 @@ pub(crate) fn mount_shm(directory: &str, size: i64) -> Result<(), EngineError> {
     let flags = MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NODEV;
     let data = std::ffi::CString::new(format!("mode=1777,size={size}"))
         .map_err(|error| EngineError::Internal(error.to_string()))?;
-    mount("shm", directory, "tmpfs", flags, Some(data.as_c_str()))
-        .map_err(|error| EngineError::Io { action: format!("mounting {directory}"), source: error.into() })
+    mount("shm", directory, "tmpfs", flags, Some(data.as_c_str())).map_err(|error| {
+        EngineError::Io {
+            action: format!("mounting {directory}"),
+            source: error.into(),
+        }
+    })
 }
 
 /// Takes it away; the containers that show it keep it until they end.

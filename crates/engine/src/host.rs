@@ -37,13 +37,22 @@ pub(crate) struct HostFacts {
 }
 
 fn line(path: &str) -> String {
-    fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
+    fs::read_to_string(path)
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_default()
 }
 
 /// The number in a line of /proc/meminfo, in bytes.
 fn meminfo(text: &str, key: &str) -> u64 {
     text.lines()
-        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':')?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .find_map(|line| {
+            line.strip_prefix(key)?
+                .strip_prefix(':')?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse::<u64>()
+                .ok()
+        })
         .map_or(0, |kib| kib * 1024)
 }
 
@@ -57,7 +66,11 @@ fn os_release(text: &str, key: &str) -> String {
 /// How many numbers a list such as `0-3,5` has; `None` when it is none.
 pub(crate) fn parse_list(text: &str) -> Option<Vec<u32>> {
     let mut numbers = Vec::new();
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+    for part in text
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty())
+    {
         match part.split_once('-') {
             Some((low, high)) => {
                 let (low, high): (u32, u32) = (low.parse().ok()?, high.parse().ok()?);
@@ -84,7 +97,10 @@ impl HostFacts {
         }
         let v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
         let controllers = if v2 {
-            line("/sys/fs/cgroup/cgroup.controllers").split(' ').map(str::to_owned).collect()
+            line("/sys/fs/cgroup/cgroup.controllers")
+                .split(' ')
+                .map(str::to_owned)
+                .collect()
         } else {
             line("/proc/cgroups")
                 .lines()
@@ -97,7 +113,10 @@ impl HostFacts {
             ncpu: parse_list(&cpus).map_or(1, |list| list.len().max(1)),
             cpus,
             mems,
-            memory: meminfo(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemTotal"),
+            memory: meminfo(
+                &fs::read_to_string("/proc/meminfo").unwrap_or_default(),
+                "MemTotal",
+            ),
             cgroup_version: if v2 { 2 } else { 1 },
             controllers,
             swap_limit: if v2 {
@@ -108,7 +127,8 @@ impl HostFacts {
             blkio_weight: if v2 {
                 exists("/sys/kernel/debug/block") || exists("/sys/fs/cgroup/system.slice/io.weight")
             } else {
-                exists("/sys/fs/cgroup/blkio/blkio.weight") || exists("/sys/fs/cgroup/blkio/blkio.bfq.weight")
+                exists("/sys/fs/cgroup/blkio/blkio.weight")
+                    || exists("/sys/fs/cgroup/blkio/blkio.bfq.weight")
             },
             apparmor: line("/sys/module/apparmor/parameters/enabled").starts_with('Y'),
             hostname: uname.nodename().to_string_lossy().into_owned(),

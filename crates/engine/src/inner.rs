@@ -49,9 +49,17 @@ pub(crate) struct Inner {
 
 impl Inner {
     /// Asks the keeper; the answer comes on its reader thread.
-    pub(crate) async fn ask(&self, request: Request, fds: Vec<OwnedFd>) -> Result<Answer, KeeperError> {
+    pub(crate) async fn ask(
+        &self,
+        request: Request,
+        fds: Vec<OwnedFd>,
+    ) -> Result<Answer, KeeperError> {
         let (sender, receiver) = oneshot::channel();
-        self.keeper.submit(request, fds, Box::new(move |answer| drop(sender.send(answer))));
+        self.keeper.submit(
+            request,
+            fds,
+            Box::new(move |answer| drop(sender.send(answer))),
+        );
         receiver.await.map_err(|_| KeeperError::Disconnected)?
     }
 
@@ -70,23 +78,38 @@ impl Inner {
 
     /// The run-time directory of a container, on the exec root's tmpfs.
     pub(crate) fn run_directory(&self, id: ContainerId) -> PathBuf {
-        self.config.exec_root.join("containers").join(id.to_string())
+        self.config
+            .exec_root
+            .join("containers")
+            .join(id.to_string())
     }
 
     /// The durable directory of a container: its logs.
     pub(crate) fn data_directory(&self, id: ContainerId) -> PathBuf {
-        self.config.data_root.join("containers").join(id.to_string())
+        self.config
+            .data_root
+            .join("containers")
+            .join(id.to_string())
     }
 
     /// The cgroup of a container, relative to each hierarchy.
     pub(crate) fn cgroup_path(&self, id: ContainerId, spec: &ContainerSpec) -> String {
         let wanted = spec.host.resources.cgroup_parent.trim_matches('/');
-        let parent = if wanted.is_empty() { self.config.cgroup_parent.trim_matches('/') } else { wanted };
+        let parent = if wanted.is_empty() {
+            self.config.cgroup_parent.trim_matches('/')
+        } else {
+            wanted
+        };
         format!("{parent}/{id}")
     }
 
     /// Where and how a container logs.
-    pub(crate) fn log_config(&self, id: ContainerId, name: &str, spec: &ContainerSpec) -> Result<LogConfig, EngineError> {
+    pub(crate) fn log_config(
+        &self,
+        id: ContainerId,
+        name: &str,
+        spec: &ContainerSpec,
+    ) -> Result<LogConfig, EngineError> {
         let directory = self.data_directory(id);
         let path = match spec.host.log.driver.as_str() {
             "json-file" => directory.join(format!("{id}-json.log")),
@@ -100,28 +123,54 @@ impl Inner {
             labels: spec.config.labels.clone(),
             env: spec.config.env.clone(),
         };
-        LogConfig::from_docker(&spec.host.log.driver, &spec.host.log.options, path, &context).map_err(|error| {
+        LogConfig::from_docker(
+            &spec.host.log.driver,
+            &spec.host.log.options,
+            path,
+            &context,
+        )
+        .map_err(|error| {
             let class = kekkai_types::Classify::class(&error);
             match class {
-                kekkai_types::ErrorClass::InvalidArgument => EngineError::Invalid(error.to_string()),
+                kekkai_types::ErrorClass::InvalidArgument => {
+                    EngineError::Invalid(error.to_string())
+                }
                 _ => EngineError::System(error.to_string()),
             }
         })
     }
 
     /// Tells an event about a container, with Docker's attributes.
-    pub(crate) fn container_event(&self, container: &Container, action: &str, extra: &[(&str, String)]) {
+    pub(crate) fn container_event(
+        &self,
+        container: &Container,
+        action: &str,
+        extra: &[(&str, String)],
+    ) {
         let (name, spec) = {
             let shared = container.lock();
             (Arc::clone(&shared.name), Arc::clone(&shared.spec))
         };
-        let mut attributes: Vec<(String, String)> =
-            spec.config.labels.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        attributes.extend(extra.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+        let mut attributes: Vec<(String, String)> = spec
+            .config
+            .labels
+            .iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        attributes.extend(
+            extra
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), value.clone())),
+        );
         attributes.push(("image".to_owned(), spec.config.image.clone()));
         attributes.push(("name".to_owned(), name.to_string()));
         attributes.sort();
-        self.events.publish(EventKind::Container, action, &container.id.to_string(), attributes);
+        self.events.publish(
+            EventKind::Container,
+            action,
+            &container.id.to_string(),
+            attributes,
+        );
     }
 
     /// Which containers use an image.

@@ -11,8 +11,8 @@ use crate::container::Container;
 use crate::create::saga::plan_files;
 use crate::inner::Inner;
 use crate::model::{
-    BoundPort, ContainerPaths, ContainerSize, ContainerView, EndpointView, Filters, ListContainers, MountKind,
-    NetworkSettingsView, Status,
+    BoundPort, ContainerPaths, ContainerSize, ContainerView, EndpointView, Filters, ListContainers,
+    MountKind, NetworkSettingsView, Status,
 };
 
 /// One moment of a container.
@@ -34,7 +34,12 @@ pub(crate) fn view(inner: &Inner, container: &Container) -> ContainerView {
         spec,
     };
     drop(shared);
-    view.exec_ids.retain(|id| inner.directory.exec(*id).is_some_and(|session| session.is_alive()));
+    view.exec_ids.retain(|id| {
+        inner
+            .directory
+            .exec(*id)
+            .is_some_and(|session| session.is_alive())
+    });
     view.network = network(inner, &view, endpoint.as_deref());
     view
 }
@@ -54,15 +59,27 @@ fn network(
     if running {
         settings.sandbox_id = view.id.to_string();
         settings.sandbox_key = format!("/proc/{}/ns/net", view.state.pid);
-        for port in spec.config.exposed_ports.iter().chain(spec.host.port_bindings.keys()) {
+        for port in spec
+            .config
+            .exposed_ports
+            .iter()
+            .chain(spec.host.port_bindings.keys())
+        {
             settings.ports.entry(*port).or_default();
         }
     }
     let mut shown = EndpointView::default();
     if let Some(record) = endpoint.filter(|_| running) {
         for port in &record.ports {
-            let bound = BoundPort { host_ip: IpAddr::V4(port.host_ip), host_port: port.host_port };
-            settings.ports.entry(port.container).or_default().push(bound);
+            let bound = BoundPort {
+                host_ip: IpAddr::V4(port.host_ip),
+                host_port: port.host_port,
+            };
+            settings
+                .ports
+                .entry(port.container)
+                .or_default()
+                .push(bound);
         }
         shown.endpoint_id = record.endpoint.to_string();
         shown.network_id = record.network.to_string();
@@ -70,7 +87,12 @@ fn network(
         shown.prefix_len = record.prefix_len;
         shown.gateway = record.gateway.to_string();
         shown.mac_address = record.mac.to_string();
-    } else if running && let Some((id, _)) = inner.network.as_ref().and_then(|network| network.resolve(mode).ok()) {
+    } else if running
+        && let Some((id, _)) = inner
+            .network
+            .as_ref()
+            .and_then(|network| network.resolve(mode).ok())
+    {
         shown.network_id = id.to_string();
     }
     shown.requested = spec.endpoints.get(mode).cloned();
@@ -109,14 +131,37 @@ pub(crate) fn add_paths(inner: &Inner, view: &mut ContainerView) {
 
 /// Measures a container. Blocks.
 pub(crate) fn size(inner: &Inner, view: &ContainerView) -> ContainerSize {
-    let writable = inner.snapshotter.usage(&view.id.to_string()).map_or(0, |usage| usage.bytes);
-    let image = inner.images.by_id(&view.spec.image_id).map_or(0, |image| image.size);
-    ContainerSize { writable, root_fs: writable + image }
+    let writable = inner
+        .snapshotter
+        .usage(&view.id.to_string())
+        .map_or(0, |usage| usage.bytes);
+    let image = inner
+        .images
+        .by_id(&view.spec.image_id)
+        .map_or(0, |image| image.size);
+    ContainerSize {
+        writable,
+        root_fs: writable + image,
+    }
 }
 
 const KEYS: [&str; 16] = [
-    "ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network",
-    "publish", "since", "status", "task", "volume",
+    "ancestor",
+    "before",
+    "exited",
+    "expose",
+    "health",
+    "id",
+    "is-task",
+    "isolation",
+    "label",
+    "name",
+    "network",
+    "publish",
+    "since",
+    "status",
+    "task",
+    "volume",
 ];
 
 /// A parsed list filter.
@@ -143,7 +188,11 @@ fn ports(key: &str, values: &[String]) -> Result<Vec<PortRange>, EngineError> {
     values
         .iter()
         .map(|value| {
-            let bad = || EngineError::Invalid(format!("error while looking up for {key} {value}: invalid port or range"));
+            let bad = || {
+                EngineError::Invalid(format!(
+                    "error while looking up for {key} {value}: invalid port or range"
+                ))
+            };
             let (range, protocol) = value.split_once('/').unwrap_or((value, "tcp"));
             let (low, high) = range.split_once('-').unwrap_or((range, range));
             Ok((
@@ -206,13 +255,26 @@ impl<'a> ListFilter<'a> {
             }
         }
         let created = |key: &str| -> Result<Option<Timestamp>, EngineError> {
-            filters.get(key).last().map(|name| Ok(inner.directory.find(name)?.created)).transpose()
+            filters
+                .get(key)
+                .last()
+                .map(|name| Ok(inner.directory.find(name)?.created))
+                .transpose()
         };
         let ancestors = (!filters.get("ancestor").is_empty()).then(|| {
-            filters.get("ancestor").iter().filter_map(|name| inner.images.resolve(name).ok()).map(|image| image.id.clone()).collect()
+            filters
+                .get("ancestor")
+                .iter()
+                .filter_map(|name| inner.images.resolve(name).ok())
+                .map(|image| image.id.clone())
+                .collect()
         });
         // What is no expression matches nothing, as in dockerd.
-        let names = filters.get("name").iter().filter_map(|text| regex::Regex::new(text).ok()).collect();
+        let names = filters
+            .get("name")
+            .iter()
+            .filter_map(|text| regex::Regex::new(text).ok())
+            .collect();
         Ok(Self {
             statuses,
             exited,
@@ -236,15 +298,31 @@ impl<'a> ListFilter<'a> {
         let id = view.id.to_string();
         let slashed = format!("/{}", view.name);
         let names = self.filters.get("name").is_empty()
-            || self.names.iter().any(|pattern| pattern.is_match(&view.name) || pattern.is_match(&slashed));
-        let labels = self.filters.get("label").iter().all(|wanted| match wanted.split_once('=') {
-            Some((key, value)) => spec.config.labels.get(key).is_some_and(|have| have == value),
-            None => spec.config.labels.contains_key(wanted),
-        });
+            || self
+                .names
+                .iter()
+                .any(|pattern| pattern.is_match(&view.name) || pattern.is_match(&slashed));
+        let labels = self
+            .filters
+            .get("label")
+            .iter()
+            .all(|wanted| match wanted.split_once('=') {
+                Some((key, value)) => spec
+                    .config
+                    .labels
+                    .get(key)
+                    .is_some_and(|have| have == value),
+                None => spec.config.labels.contains_key(wanted),
+            });
         let has_port = |list: &[PortRange], test: &dyn Fn(&PortKey) -> bool| {
             list.is_empty()
                 || list.iter().any(|(low, high, protocol)| {
-                    (*low..=*high).any(|port| test(&PortKey { port, protocol: *protocol }))
+                    (*low..=*high).any(|port| {
+                        test(&PortKey {
+                            port,
+                            protocol: *protocol,
+                        })
+                    })
                 })
         };
         let published = |key: &PortKey| {
@@ -263,7 +341,10 @@ impl<'a> ListFilter<'a> {
                     && view.state.status == Status::Exited)
             && self.before.is_none_or(|before| view.created < before)
             && self.since.is_none_or(|since| view.created > since)
-            && self.ancestors.as_ref().is_none_or(|images| images.contains(&spec.image_id))
+            && self
+                .ancestors
+                .as_ref()
+                .is_none_or(|images| images.contains(&spec.image_id))
             && self.any("volume", |wanted| {
                 spec.mounts.iter().any(|mount| {
                     mount.kind != MountKind::Tmpfs
@@ -274,7 +355,9 @@ impl<'a> ListFilter<'a> {
             })
             && self.any("network", |wanted| {
                 view.network.endpoints.iter().any(|(name, endpoint)| {
-                    name == wanted || !endpoint.network_id.is_empty() && endpoint.network_id.starts_with(wanted)
+                    name == wanted
+                        || !endpoint.network_id.is_empty()
+                            && endpoint.network_id.starts_with(wanted)
                 })
             })
             && self.any("health", |word| word == "none")
@@ -287,7 +370,10 @@ impl<'a> ListFilter<'a> {
 }
 
 /// The containers that the request wants, newest first.
-pub(crate) fn list(inner: &Inner, request: &ListContainers) -> Result<Vec<ContainerView>, EngineError> {
+pub(crate) fn list(
+    inner: &Inner,
+    request: &ListContainers,
+) -> Result<Vec<ContainerView>, EngineError> {
     let filter = ListFilter::new(inner, &request.filters)?;
     let all = request.all
         || request.limit.is_some()
@@ -318,7 +404,10 @@ mod tests {
     fn words() {
         assert_eq!(status("paused"), Some(Status::Paused));
         assert_eq!(status("x"), None);
-        assert_eq!(ports("expose", &["80-82/udp".into()]).unwrap(), [(80, 82, kekkai_types::Protocol::Udp)]);
+        assert_eq!(
+            ports("expose", &["80-82/udp".into()]).unwrap(),
+            [(80, 82, kekkai_types::Protocol::Udp)]
+        );
         assert!(ports("expose", &["x".into()]).is_err());
     }
 }

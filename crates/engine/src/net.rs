@@ -27,7 +27,9 @@ pub(crate) fn network_error(error: &NetworkError) -> EngineError {
         ErrorClass::NotFound => EngineError::NotFound(error.to_string()),
         ErrorClass::InvalidArgument => EngineError::Invalid(error.to_string()),
         ErrorClass::Conflict => EngineError::Conflict(error.to_string()),
-        ErrorClass::Forbidden | ErrorClass::Unavailable => EngineError::Unavailable(error.to_string()),
+        ErrorClass::Forbidden | ErrorClass::Unavailable => {
+            EngineError::Unavailable(error.to_string())
+        }
         _ => EngineError::System(error.to_string()),
     }
 }
@@ -44,13 +46,21 @@ fn mappings(spec: &ContainerSpec) -> Result<Vec<PortMapping>, EngineError> {
                     EngineError::Invalid(format!("invalid IP address in port binding: {text:?}"))
                 })?),
             };
-            list.push(PortMapping { container: *port, host_ip, host_ports: host_ports(binding)? });
+            list.push(PortMapping {
+                container: *port,
+                host_ip,
+                host_ports: host_ports(binding)?,
+            });
         }
     }
     if host.publish_all_ports {
         for port in &spec.config.exposed_ports {
             if !host.port_bindings.contains_key(port) {
-                list.push(PortMapping { container: *port, host_ip: None, host_ports: None });
+                list.push(PortMapping {
+                    container: *port,
+                    host_ip: None,
+                    host_ports: None,
+                });
             }
         }
     }
@@ -67,35 +77,73 @@ pub(crate) fn connect(
     let mode = spec.host.network_mode.as_str();
     if let Some(other) = mode.strip_prefix("container:") {
         let netns = plan::namespace(inner, other, "net", "network")?;
-        return Ok(Connection { netns: Some(netns), record: None });
+        return Ok(Connection {
+            netns: Some(netns),
+            record: None,
+        });
     }
     if mode == "host" {
-        return Ok(Connection { netns: None, record: None });
+        return Ok(Connection {
+            netns: None,
+            record: None,
+        });
     }
-    let missing = || EngineError::NotFound(format!("failed to set up container networking: network {mode} not found"));
+    let missing = || {
+        EngineError::NotFound(format!(
+            "failed to set up container networking: network {mode} not found"
+        ))
+    };
     let Some(network) = &inner.network else {
         // `--bridge none`: there is no pool; the launcher makes an empty namespace.
-        return if mode == "none" { Ok(Connection { netns: None, record: None }) } else { Err(missing()) };
+        return if mode == "none" {
+            Ok(Connection {
+                netns: None,
+                record: None,
+            })
+        } else {
+            Err(missing())
+        };
     };
     if mode == "none" || spec.config.network_disabled {
         let netns = network.isolated().map_err(|error| network_error(&error))?;
-        return Ok(Connection { netns: Some(netns), record: None });
+        return Ok(Connection {
+            netns: Some(netns),
+            record: None,
+        });
     }
     let (_, driver) = network.resolve(mode).map_err(|_| missing())?;
     if driver != NetworkDriver::Bridge {
         return Err(missing());
     }
-    let options = spec.endpoints.get("bridge").or_else(|| spec.endpoints.get(mode));
-    let mac = match options.and_then(|options| options.mac_address.as_deref()).filter(|mac| !mac.is_empty()) {
+    let options = spec
+        .endpoints
+        .get("bridge")
+        .or_else(|| spec.endpoints.get(mode));
+    let mac = match options
+        .and_then(|options| options.mac_address.as_deref())
+        .filter(|mac| !mac.is_empty())
+    {
         Some(text) => Some(text.parse().map_err(|_| {
-            EngineError::Invalid(format!("invalid config for network {mode}: invalid MAC address {text}"))
+            EngineError::Invalid(format!(
+                "invalid config for network {mode}: invalid MAC address {text}"
+            ))
         })?),
         None => None,
     };
-    let request =
-        EndpointRequest { container: container.id, name: name.to_owned(), mac, ip: None, ports: mappings(spec)? };
-    let endpoint = network.attach(&request).map_err(|error| network_error(&error))?;
-    Ok(Connection { netns: Some(endpoint.netns), record: Some(endpoint.record) })
+    let request = EndpointRequest {
+        container: container.id,
+        name: name.to_owned(),
+        mac,
+        ip: None,
+        ports: mappings(spec)?,
+    };
+    let endpoint = network
+        .attach(&request)
+        .map_err(|error| network_error(&error))?;
+    Ok(Connection {
+        netns: Some(endpoint.netns),
+        record: Some(endpoint.record),
+    })
 }
 
 /// Gives back what `connect` took. Ports are free when this returns.
@@ -110,7 +158,13 @@ pub(crate) fn release(inner: &Inner, record: &EndpointRecord) {
 /// Tells `connect` or `disconnect`. A container that shares another's network says nothing.
 pub(crate) fn event(inner: &Inner, container: &Container, spec: &ContainerSpec, action: &str) {
     let mode = spec.host.network_mode.as_str();
-    let Some((id, driver)) = inner.network.as_ref().and_then(|network| network.resolve(mode).ok()) else { return };
+    let Some((id, driver)) = inner
+        .network
+        .as_ref()
+        .and_then(|network| network.resolve(mode).ok())
+    else {
+        return;
+    };
     let name = match driver {
         NetworkDriver::Bridge => "bridge",
         NetworkDriver::Host => "host",
@@ -121,5 +175,7 @@ pub(crate) fn event(inner: &Inner, container: &Container, spec: &ContainerSpec, 
         ("name".to_owned(), name.to_owned()),
         ("type".to_owned(), driver.as_str().to_owned()),
     ];
-    inner.events.publish(EventKind::Network, action, &id.to_string(), attributes);
+    inner
+        .events
+        .publish(EventKind::Network, action, &id.to_string(), attributes);
 }

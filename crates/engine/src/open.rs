@@ -64,9 +64,12 @@ fn open_blocking(mut config: EngineConfig) -> Result<Arc<Inner>, EngineError> {
     make_directory(&config.exec_root, 0o711)?;
     make_directory(&config.exec_root.join("containers"), 0o711)?;
     let database = Arc::new(Database::open(&config.data_root.join("metadata.db"))?);
-    let cgroups = kekkai_cgroups::detect().map_err(|error| unavailable("cgroups")(error.to_string()))?;
-    let overlay = OverlaySnapshotter::open(OverlayConfig { data_root: config.data_root.clone() })
-        .map_err(|error| unavailable("storage")(error.to_string()))?;
+    let cgroups =
+        kekkai_cgroups::detect().map_err(|error| unavailable("cgroups")(error.to_string()))?;
+    let overlay = OverlaySnapshotter::open(OverlayConfig {
+        data_root: config.data_root.clone(),
+    })
+    .map_err(|error| unavailable("storage")(error.to_string()))?;
     let snapshotter: Arc<dyn Snapshotter> = Arc::new(overlay);
     let images = ImageService::open(
         ImageServiceConfig {
@@ -130,7 +133,9 @@ fn open_blocking(mut config: EngineConfig) -> Result<Arc<Inner>, EngineError> {
 /// The capabilities that this process may pass on.
 fn held_capabilities() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let text = status.lines().find_map(|line| line.strip_prefix("CapBnd:"))?;
+    let text = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapBnd:"))?;
     u64::from_str_radix(text.trim(), 16).ok()
 }
 
@@ -144,29 +149,47 @@ fn engine_id(database: &Database) -> Result<String, EngineError> {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let id = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-    database.apply(vec![Change::put(Table::Settings, ENGINE_ID, id.clone())], Durability::PowerCut)?;
+    let id = format!(
+        "{}-{}-{}-{}-{}",
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..]
+    );
+    database.apply(
+        vec![Change::put(Table::Settings, ENGINE_ID, id.clone())],
+        Durability::PowerCut,
+    )?;
     Ok(id)
 }
 
-fn open_network(config: &EngineConfig, database: &Database) -> Result<Option<NetworkService>, EngineError> {
+fn open_network(
+    config: &EngineConfig,
+    database: &Database,
+) -> Result<Option<NetworkService>, EngineError> {
     let bridge = &config.bridge;
     if !bridge.enabled {
         return Ok(None);
     }
     let defaults = NetworkConfig::default();
-    let bip = match &bridge.address {
-        Some(text) => Some(text.parse().map_err(|error: kekkai_network::ParseSubnetError| {
-            EngineError::Invalid(error.to_string())
-        })?),
-        None => None,
-    };
+    let bip =
+        match &bridge.address {
+            Some(text) => Some(text.parse().map_err(
+                |error: kekkai_network::ParseSubnetError| EngineError::Invalid(error.to_string()),
+            )?),
+            None => None,
+        };
     if bridge.fixed_cidr.is_some() {
         return Err(EngineError::Unsupported("fixed-cidr".to_owned()));
     }
     let host_binding = match bridge.default_bind_ip {
         Some(std::net::IpAddr::V4(address)) => address,
-        Some(std::net::IpAddr::V6(_)) => return Err(EngineError::Unsupported("an IPv6 address in --ip".to_owned())),
+        Some(std::net::IpAddr::V6(_)) => {
+            return Err(EngineError::Unsupported(
+                "an IPv6 address in --ip".to_owned(),
+            ));
+        }
         None => defaults.host_binding,
     };
     let wanted = NetworkConfig {
@@ -179,11 +202,14 @@ fn open_network(config: &EngineConfig, database: &Database) -> Result<Option<Net
         ip_forward: bridge.ip_forward,
         host_binding,
         foreign_forward: bridge.coexist,
-        pool: kekkai_network::PoolSize { min: bridge.pool_size, max: defaults.pool.max.max(bridge.pool_size) },
+        pool: kekkai_network::PoolSize {
+            min: bridge.pool_size,
+            max: defaults.pool.max.max(bridge.pool_size),
+        },
         ..defaults
     };
-    let service =
-        NetworkService::open(wanted, database).map_err(|error| unavailable("the network")(error.to_string()))?;
+    let service = NetworkService::open(wanted, database)
+        .map_err(|error| unavailable("the network")(error.to_string()))?;
     Ok(Some(service))
 }
 
@@ -203,18 +229,30 @@ fn connect_keeper(
     let (directory, owner) = (Arc::clone(directory), Arc::clone(owner));
     let handle = tokio::runtime::Handle::current();
     let events = move |event: KeeperEvent| match event {
-        KeeperEvent::Exited { target: Target::Container(id), exit, .. } => {
+        KeeperEvent::Exited {
+            target: Target::Container(id),
+            exit,
+            ..
+        } => {
             if let Some(container) = directory.get(id) {
                 // An owner that has ended has removed its container.
                 let _ = container.send(Command::Exited(exit));
             }
         }
-        KeeperEvent::Exited { target: Target::Exec(id), exit, .. } => {
-            if let (Some(session), Some(inner)) = (directory.exec(id), owner.get().and_then(Weak::upgrade)) {
+        KeeperEvent::Exited {
+            target: Target::Exec(id),
+            exit,
+            ..
+        } => {
+            if let (Some(session), Some(inner)) =
+                (directory.exec(id), owner.get().and_then(Weak::upgrade))
+            {
                 session.exited(&inner, &exit);
             }
         }
-        KeeperEvent::Resumed { generation } => tracing::warn!(generation, "the keeper was restarted by its guardian"),
+        KeeperEvent::Resumed { generation } => {
+            tracing::warn!(generation, "the keeper was restarted by its guardian")
+        }
         KeeperEvent::Reconnected { fresh } => {
             tracing::warn!(fresh, "reconnected to the keeper");
             if let Some(inner) = owner.get().and_then(Weak::upgrade) {
@@ -224,20 +262,35 @@ fn connect_keeper(
     };
     let trouble = |error: kekkai_keeper::KeeperError| unavailable("the keeper")(error.to_string());
     let (build, events) = (keeper.build.clone(), Arc::new(events));
-    let client = KeeperClient::connect_or_start(keeper.clone(), Arc::clone(&events) as _).map_err(trouble)?;
+    let client = KeeperClient::connect_or_start(keeper.clone(), Arc::clone(&events) as _)
+        .map_err(trouble)?;
     let tasks = client.list().map_err(trouble)?;
     if client.info().build == build || tasks.iter().any(|task| task.exit.is_none()) {
         return Ok((client, Vec::new()));
     }
     // One of another build keeps nothing that runs: its plans may be encoded otherwise, so ours takes its place.
     for task in &tasks {
-        client.call(Request::Forget { target: task.target }, Vec::new()).map_err(trouble)?;
+        client
+            .call(
+                Request::Forget {
+                    target: task.target,
+                },
+                Vec::new(),
+            )
+            .map_err(trouble)?;
     }
-    tracing::info!(keeper = client.info().build, ours = build, "replacing the keeper");
+    tracing::info!(
+        keeper = client.info().build,
+        ours = build,
+        "replacing the keeper"
+    );
     match client.call(Request::Shutdown, Vec::new()) {
         Ok(_) | Err(kekkai_keeper::KeeperError::Disconnected) => {}
         Err(error) => return Err(trouble(error)),
     }
     drop(client);
-    Ok((KeeperClient::connect_or_start(keeper, events as _).map_err(trouble)?, tasks))
+    Ok((
+        KeeperClient::connect_or_start(keeper, events as _).map_err(trouble)?,
+        tasks,
+    ))
 }

@@ -30,9 +30,7 @@ pub(crate) type Reply = oneshot::Sender<Result<(), EngineError>>;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Start it. Legal when created, exited or restarting.
-    Start {
-        reply: Reply,
-    },
+    Start { reply: Reply },
     /// Ask it to stop, kill it at the deadline; with `restart`, start it again. Legal always: what is stopped answers
     /// `NotModified`, or starts.
     Stop {
@@ -50,13 +48,9 @@ pub(crate) enum Command {
         reply: Reply,
     },
     /// Freeze it. Legal when it runs.
-    Pause {
-        reply: Reply,
-    },
+    Pause { reply: Reply },
     /// Thaw it. Legal when it is frozen.
-    Unpause {
-        reply: Reply,
-    },
+    Unpause { reply: Reply },
     /// Remove it. Legal when it does not run, or with `force`.
     Remove {
         options: RemoveOptions,
@@ -147,7 +141,9 @@ impl Owner {
         }
         while !self.finished {
             let deadline = match self.deadline {
-                Some(Deadline::Kill(at) | Deadline::Restart(at) | Deadline::Unprepare(at)) => Some(at),
+                Some(Deadline::Kill(at) | Deadline::Restart(at) | Deadline::Unprepare(at)) => {
+                    Some(at)
+                }
                 None => None,
             };
             let command = tokio::select! {
@@ -190,8 +186,17 @@ impl Owner {
                 let outcome = self.start_checked().await;
                 self.answer(reply, outcome);
             }
-            Command::Stop { signal, timeout, restart, reply } => self.stop(signal, timeout, restart, reply).await,
-            Command::Kill { signal, called, reply } => self.kill(signal, &called, reply).await,
+            Command::Stop {
+                signal,
+                timeout,
+                restart,
+                reply,
+            } => self.stop(signal, timeout, restart, reply).await,
+            Command::Kill {
+                signal,
+                called,
+                reply,
+            } => self.kill(signal, &called, reply).await,
             Command::Pause { reply } => {
                 let outcome = self.pause().await;
                 self.answer(reply, outcome);
@@ -247,8 +252,13 @@ impl Owner {
 
     /// Makes the cgroup ahead of the start, which follows soon in a `run`. It saves some 0.4 ms there.
     async fn prepare(&mut self) {
-        let Some(bytes) = self.container.lock().plan.clone() else { return };
+        let Some(bytes) = self.container.lock().plan.clone() else {
+            return;
+        };
+        let (inner, container) = (Arc::clone(&self.inner), Arc::clone(&self.container));
         let prepared = tokio::task::spawn_blocking(move || {
+            let written = crate::files::prepare(&inner, &container, &container.spec()).is_ok();
+            container.lock().files_prepared = written;
             let mut plan = kekkai_runtime::ContainerPlan::from_bytes(&bytes).ok()?;
             kekkai_runtime::prepare_cgroup(&plan).ok()?;
             plan.set_cgroup_prepared(true);
@@ -269,6 +279,8 @@ impl Owner {
     pub(crate) fn unprepare(&mut self) {
         let plan = {
             let mut shared = self.container.lock();
+            // The resolvers may change until then.
+            shared.files_prepared = false;
             if !std::mem::take(&mut shared.cgroup_prepared) {
                 return;
             }
@@ -280,9 +292,14 @@ impl Owner {
             plan.to_bytes().ok()
         });
         self.container.lock().plan = patched.map(Arc::from);
-        let path = self.inner.cgroup_path(self.container.id, &self.container.spec());
+        let path = self
+            .inner
+            .cgroup_path(self.container.id, &self.container.spec());
         let (done, gone) = oneshot::channel();
-        self.inner.janitor.add(crate::janitor::Chore::Cgroup { path, done: Some(done) });
+        self.inner.janitor.add(crate::janitor::Chore::Cgroup {
+            path,
+            done: Some(done),
+        });
         self.cgroup_gone = Some(gone);
     }
 
@@ -290,8 +307,12 @@ impl Owner {
     async fn start_checked(&mut self) -> Result<(), EngineError> {
         let conflict = |text: &str| Err(EngineError::Conflict(text.to_owned()));
         match self.container.lifecycle() {
-            Lifecycle::Running(_) | Lifecycle::Stopping(_) | Lifecycle::Starting => return Err(EngineError::NotModified),
-            Lifecycle::Paused(_) => return conflict("cannot start a paused container, try unpause instead"),
+            Lifecycle::Running(_) | Lifecycle::Stopping(_) | Lifecycle::Starting => {
+                return Err(EngineError::NotModified);
+            }
+            Lifecycle::Paused(_) => {
+                return conflict("cannot start a paused container, try unpause instead");
+            }
             Lifecycle::Removing | Lifecycle::Dead => {
                 return conflict("container is marked for removal and cannot be started");
             }
@@ -301,7 +322,13 @@ impl Owner {
         self.start().await
     }
 
-    async fn stop(&mut self, signal: Option<Signal>, timeout: Option<Duration>, restart: bool, reply: Reply) {
+    async fn stop(
+        &mut self,
+        signal: Option<Signal>,
+        timeout: Option<Duration>,
+        restart: bool,
+        reply: Reply,
+    ) {
         match self.container.lifecycle() {
             Lifecycle::Running(_) | Lifecycle::Paused(_) | Lifecycle::Stopping(_) => {}
             _ if restart => {
@@ -342,7 +369,11 @@ impl Owner {
     /// The container's stop signal.
     fn stop_signal(&self) -> Signal {
         let spec = self.container.spec();
-        spec.config.stop_signal.as_deref().and_then(|text| text.parse().ok()).unwrap_or(Signal::TERM)
+        spec.config
+            .stop_signal
+            .as_deref()
+            .and_then(|text| text.parse().ok())
+            .unwrap_or(Signal::TERM)
     }
 
     pub(crate) fn cancel_restart(&mut self) {
@@ -355,7 +386,10 @@ impl Owner {
         if let Err(error) = moved {
             tracing::error!(%error, "cancelling a restart");
         }
-        drop(self.container.persist(&self.inner.database, Durability::Process));
+        drop(
+            self.container
+                .persist(&self.inner.database, Durability::Process),
+        );
     }
 
     async fn kill(&mut self, signal: Signal, called: &str, reply: Reply) {
@@ -368,13 +402,15 @@ impl Owner {
             }
             Lifecycle::Running(_) | Lifecycle::Paused(_) | Lifecycle::Stopping(_) => {}
             _ => {
-                let text = format!("cannot kill container: {called}: container {id} is not running");
+                let text =
+                    format!("cannot kill container: {called}: container {id} is not running");
                 return self.answer(reply, Err(EngineError::Conflict(text)));
             }
         }
         let own_stop_signal = self.container.spec().config.stop_signal.is_some();
         // As dockerd: without a stop signal of its own, any signal counts as asking it to end.
-        let asks_to_end = signal == Signal::KILL || !own_stop_signal || signal == self.stop_signal();
+        let asks_to_end =
+            signal == Signal::KILL || !own_stop_signal || signal == self.stop_signal();
         if asks_to_end {
             self.container.lock().asked_to_stop = true;
         }
@@ -393,7 +429,11 @@ impl Owner {
     pub(crate) async fn signal(&self, signal: Signal) -> bool {
         let target = Target::Container(self.container.id);
         let extra = [("signal", signal.number().to_string())];
-        match self.inner.ask(Request::Signal { target, signal }, Vec::new()).await {
+        match self
+            .inner
+            .ask(Request::Signal { target, signal }, Vec::new())
+            .await
+        {
             Ok(_) => {
                 self.inner.container_event(&self.container, "kill", &extra);
                 true
@@ -410,18 +450,29 @@ impl Owner {
         match self.container.lifecycle() {
             Lifecycle::Running(_) => {}
             Lifecycle::Paused(_) => {
-                return Err(EngineError::Conflict(format!("Container {id} is already paused")));
+                return Err(EngineError::Conflict(format!(
+                    "Container {id} is already paused"
+                )));
             }
             Lifecycle::Restarting(_) => {
                 return Err(EngineError::Conflict(format!(
                     "Container {id} is restarting, wait until the container is running"
                 )));
             }
-            _ => return Err(EngineError::Conflict(format!("container {id} is not running"))),
+            _ => {
+                return Err(EngineError::Conflict(format!(
+                    "container {id} is not running"
+                )));
+            }
         }
         self.freezer(true).await?;
-        self.container.transition(Move::Pause).map_err(|error| EngineError::Internal(error.to_string()))?;
-        drop(self.container.persist(&self.inner.database, Durability::Process));
+        self.container
+            .transition(Move::Pause)
+            .map_err(|error| EngineError::Internal(error.to_string()))?;
+        drop(
+            self.container
+                .persist(&self.inner.database, Durability::Process),
+        );
         self.inner.container_event(&self.container, "pause", &[]);
         Ok(())
     }
@@ -432,8 +483,13 @@ impl Owner {
             return Err(EngineError::System(format!("Container {id} is not paused")));
         }
         self.freezer(false).await?;
-        self.container.transition(Move::Unpause).map_err(|error| EngineError::Internal(error.to_string()))?;
-        drop(self.container.persist(&self.inner.database, Durability::Process));
+        self.container
+            .transition(Move::Unpause)
+            .map_err(|error| EngineError::Internal(error.to_string()))?;
+        drop(
+            self.container
+                .persist(&self.inner.database, Durability::Process),
+        );
         self.inner.container_event(&self.container, "unpause", &[]);
         Ok(())
     }
@@ -446,11 +502,17 @@ impl Owner {
 
     /// Freezes or thaws the container's cgroup.
     async fn freezer(&self, freeze: bool) -> Result<(), EngineError> {
-        let path = self.inner.cgroup_path(self.container.id, &self.container.spec());
+        let path = self
+            .inner
+            .cgroup_path(self.container.id, &self.container.spec());
         let inner = Arc::clone(&self.inner);
         tokio::task::spawn_blocking(move || {
             let cgroup = kekkai_cgroups::Cgroup::new(&inner.cgroups, &path)?;
-            if freeze { cgroup.freeze() } else { cgroup.thaw() }
+            if freeze {
+                cgroup.freeze()
+            } else {
+                cgroup.thaw()
+            }
         })
         .await
         .map_err(|error| EngineError::Internal(error.to_string()))?
@@ -458,7 +520,10 @@ impl Owner {
     }
 
     async fn remove(&mut self, options: RemoveOptions, reply: Reply) {
-        if let Some(conflict) = self.container.removal_conflict(&self.container.name(), options) {
+        if let Some(conflict) = self
+            .container
+            .removal_conflict(&self.container.name(), options)
+        {
             return self.answer(reply, Err(conflict));
         }
         if self.container.lifecycle().is_running() {

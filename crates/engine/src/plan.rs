@@ -30,7 +30,12 @@ pub(crate) struct PlanFiles {
 
 /// How a snapshot is mounted, in the runtime's words.
 pub(crate) fn rootfs(mount: OverlayMount) -> RootfsSource {
-    RootfsSource::Overlay { lower: mount.lower, upper: mount.upper, work: mount.work, volatile: mount.volatile }
+    RootfsSource::Overlay {
+        lower: mount.lower,
+        upper: mount.upper,
+        work: mount.work,
+        volatile: mount.volatile,
+    }
 }
 
 fn device_numbers(metadata: &std::fs::Metadata) -> (u32, u32) {
@@ -59,16 +64,23 @@ fn device_node(host: &Path, inside: &str, access: &str) -> Option<DeviceNode> {
 
 /// All nodes beneath a directory of devices, without what every container has for itself.
 fn device_tree(directory: &Path, inside: &str, access: &str, found: &mut Vec<DeviceNode>) {
-    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let Ok(entries) = std::fs::read_dir(directory) else {
+        return;
+    };
     for entry in entries.flatten() {
-        let (name, Ok(kind)) = (entry.file_name(), entry.file_type()) else { continue };
+        let (name, Ok(kind)) = (entry.file_name(), entry.file_type()) else {
+            continue;
+        };
         let name = name.to_string_lossy();
         if found.len() >= MOST_DEVICES {
             return;
         }
         let path = format!("{inside}/{name}");
         if kind.is_dir() {
-            if !matches!(name.as_ref(), "pts" | "shm" | "fd" | "mqueue" | ".lxc" | ".lxd-mounts" | ".udev") {
+            if !matches!(
+                name.as_ref(),
+                "pts" | "shm" | "fd" | "mqueue" | ".lxc" | ".lxd-mounts" | ".udev"
+            ) {
                 device_tree(&entry.path(), &path, access, found);
             }
         } else if name != "console"
@@ -86,10 +98,20 @@ fn devices(spec: &ContainerSpec) -> Result<Vec<DeviceNode>, EngineError> {
     }
     for wanted in &spec.host.resources.devices {
         let host = Path::new(&wanted.path_on_host);
-        let inside = if wanted.path_in_container.is_empty() { &wanted.path_on_host } else { &wanted.path_in_container };
-        let access = if wanted.cgroup_permissions.is_empty() { "rwm" } else { &wanted.cgroup_permissions };
+        let inside = if wanted.path_in_container.is_empty() {
+            &wanted.path_on_host
+        } else {
+            &wanted.path_in_container
+        };
+        let access = if wanted.cgroup_permissions.is_empty() {
+            "rwm"
+        } else {
+            &wanted.cgroup_permissions
+        };
         if !access.bytes().all(|b| matches!(b, b'r' | b'w' | b'm')) {
-            return Err(EngineError::Invalid(format!("invalid device mode: {access}")));
+            return Err(EngineError::Invalid(format!(
+                "invalid device mode: {access}"
+            )));
         }
         let trouble = |why: &str| {
             EngineError::System(format!(
@@ -105,7 +127,8 @@ fn devices(spec: &ContainerSpec) -> Result<Vec<DeviceNode>, EngineError> {
                 return Err(trouble("no device nodes found"));
             }
         } else {
-            let node = device_node(host, inside, access).ok_or_else(|| trouble("not a device node"))?;
+            let node =
+                device_node(host, inside, access).ok_or_else(|| trouble("not a device node"))?;
             found.retain(|other| other.path != node.path);
             found.push(node);
         }
@@ -126,20 +149,29 @@ fn block_devices(spec: &ContainerSpec) -> Result<Vec<BlockDevice>, EngineError> 
         .into_iter()
         .flatten()
         .map(|rate| {
-            let metadata = std::fs::metadata(&rate.path)
-                .map_err(|_| EngineError::System(format!("stat {}: no such file or directory", rate.path)))?;
+            let metadata = std::fs::metadata(&rate.path).map_err(|_| {
+                EngineError::System(format!("stat {}: no such file or directory", rate.path))
+            })?;
             let (major, minor) = device_numbers(&metadata);
-            Ok(BlockDevice { path: rate.path.clone(), major, minor })
+            Ok(BlockDevice {
+                path: rate.path.clone(),
+                major,
+                minor,
+            })
         })
         .collect()
 }
 
 /// The namespaces of other containers that a container joins when it starts, opened.
-pub(crate) fn joins(inner: &Inner, spec: &ContainerSpec) -> Result<Vec<(KeeperJoin, OwnedFd)>, EngineError> {
+pub(crate) fn joins(
+    inner: &Inner,
+    spec: &ContainerSpec,
+) -> Result<Vec<(KeeperJoin, OwnedFd)>, EngineError> {
     let mut joins = Vec::new();
-    for (mode, join, file, what) in
-        [(&spec.host.pid_mode, KeeperJoin::Pid, "pid", "PID"), (&spec.host.ipc_mode, KeeperJoin::Ipc, "ipc", "IPC")]
-    {
+    for (mode, join, file, what) in [
+        (&spec.host.pid_mode, KeeperJoin::Pid, "pid", "PID"),
+        (&spec.host.ipc_mode, KeeperJoin::Ipc, "ipc", "IPC"),
+    ] {
         if let Some(Sharing::Container(name)) = sharing(mode) {
             joins.push((join, namespace(inner, name, file, what)?));
         }
@@ -148,10 +180,18 @@ pub(crate) fn joins(inner: &Inner, spec: &ContainerSpec) -> Result<Vec<(KeeperJo
 }
 
 /// A namespace of a running container.
-pub(crate) fn namespace(inner: &Inner, name: &str, file: &str, what: &str) -> Result<OwnedFd, EngineError> {
+pub(crate) fn namespace(
+    inner: &Inner,
+    name: &str,
+    file: &str,
+    what: &str,
+) -> Result<OwnedFd, EngineError> {
     let other = inner.directory.find(name)?;
     let stopped = || {
-        EngineError::Conflict(format!("cannot join {what} namespace of a non running container: {}", other.id))
+        EngineError::Conflict(format!(
+            "cannot join {what} namespace of a non running container: {}",
+            other.id
+        ))
     };
     let running = other.lifecycle().running().ok_or_else(stopped)?;
     let path = format!("/proc/{}/ns/{file}", running.pid);
@@ -165,14 +205,24 @@ pub(crate) fn namespace(inner: &Inner, name: &str, file: &str, what: &str) -> Re
 
 /// Where a shareable container's /dev/shm is on the host.
 pub(crate) fn shm_directory(inner: &Inner, id: ContainerId) -> String {
-    inner.run_directory(id).join("shm").to_string_lossy().into_owned()
+    inner
+        .run_directory(id)
+        .join("shm")
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn ipc(inner: &Inner, id: ContainerId, spec: &ContainerSpec) -> Result<Ipc, EngineError> {
     Ok(match spec.host.ipc_mode.as_str() {
         "none" => Ipc::None,
-        "shareable" => Ipc::Shared { shm: shm_directory(inner, id), namespace: Join::New },
-        "host" => Ipc::Shared { shm: "/dev/shm".to_owned(), namespace: Join::Host },
+        "shareable" => Ipc::Shared {
+            shm: shm_directory(inner, id),
+            namespace: Join::New,
+        },
+        "host" => Ipc::Shared {
+            shm: "/dev/shm".to_owned(),
+            namespace: Join::Host,
+        },
         mode => match sharing(mode) {
             Some(Sharing::Container(name)) => {
                 let other = inner.directory.find(name)?;
@@ -186,7 +236,10 @@ fn ipc(inner: &Inner, id: ContainerId, spec: &ContainerSpec) -> Result<Ipc, Engi
                         )));
                     }
                 };
-                Ipc::Shared { shm, namespace: Join::New }
+                Ipc::Shared {
+                    shm,
+                    namespace: Join::New,
+                }
             }
             _ => Ipc::Own,
         },
@@ -199,14 +252,23 @@ fn filter(
     options: &Security<'_>,
 ) -> Result<Option<kekkai_oci::runtime::LinuxSeccomp>, EngineError> {
     let host = &spec.host;
-    let names = capabilities::effective(host.privileged, &host.cap_add, &host.cap_drop, inner.held_capabilities);
+    let names = capabilities::effective(
+        host.privileged,
+        &host.cap_add,
+        &host.cap_drop,
+        inner.held_capabilities,
+    );
     match options.seccomp {
         Some("unconfined") => Ok(None),
         None if host.privileged => Ok(None),
         None | Some("" | "builtin" | "default") => Ok(Some(seccomp::docker_default(&names))),
-        Some(profile) => seccomp::from_docker_profile(profile.as_bytes(), &names, &inner.facts.kernel)
-            .map(Some)
-            .map_err(|error| EngineError::System(format!("Decoding seccomp profile failed: {error}"))),
+        Some(profile) => {
+            seccomp::from_docker_profile(profile.as_bytes(), &names, &inner.facts.kernel)
+                .map(Some)
+                .map_err(|error| {
+                    EngineError::System(format!("Decoding seccomp profile failed: {error}"))
+                })
+        }
     }
 }
 
@@ -224,11 +286,24 @@ pub(crate) fn compile(
         Some(Sharing::Host) => Join::Host,
         _ => Join::New,
     };
-    let network = if host.network_mode == "host" { Join::Host } else { Join::New };
-    let uts = if host.uts_mode == "host" { Join::Host } else { Join::New };
-    let cgroup = if host.cgroupns_mode == "host" { Join::Host } else { Join::New };
+    let network = if host.network_mode == "host" {
+        Join::Host
+    } else {
+        Join::New
+    };
+    let uts = if host.uts_mode == "host" {
+        Join::Host
+    } else {
+        Join::New
+    };
+    let cgroup = if host.cgroupns_mode == "host" {
+        Join::Host
+    } else {
+        Join::New
+    };
     let init_program = inner.config.keeper_binary.to_string_lossy();
-    let init = host.init.unwrap_or(inner.config.default_init) && matches!(sharing(&host.pid_mode), Some(Sharing::Own));
+    let init = host.init.unwrap_or(inner.config.default_init)
+        && matches!(sharing(&host.pid_mode), Some(Sharing::Own));
     let apparmor = match security.apparmor {
         _ if !inner.facts.apparmor => "",
         Some("unconfined") => "unconfined",
@@ -252,7 +327,9 @@ pub(crate) fn compile(
         devices: &devices(spec)?,
         block_devices: &block_devices(spec)?,
         seccomp: filter(inner, spec, &security)?,
-        no_new_privileges: security.no_new_privileges.unwrap_or(inner.config.no_new_privileges),
+        no_new_privileges: security
+            .no_new_privileges
+            .unwrap_or(inner.config.no_new_privileges),
         writable_cgroups: security.writable_cgroups,
         apparmor,
         default_ulimits: &inner.config.default_ulimits,

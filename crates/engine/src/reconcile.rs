@@ -23,7 +23,9 @@ pub(crate) fn reconcile(inner: &Inner) {
     };
     let by_target: HashMap<Target, _> = tasks.iter().map(|task| (task.target, task)).collect();
     for container in inner.directory.all() {
-        let Some(running) = container.lifecycle().running() else { continue };
+        let Some(running) = container.lifecycle().running() else {
+            continue;
+        };
         let exit = match by_target.get(&Target::Container(container.id)) {
             Some(task) => task.exit,
             None => kekkai_keeper::server::read_exit(&inner.config.exec_root, container.id)

@@ -55,7 +55,10 @@ fn starts_at_boot(policy: &RestartPolicy, code: i32, asked_to_stop: bool, count:
 /// Brings everything back; `replaced` are tasks that a former keeper had. Called once, before the engine is used.
 pub(crate) fn recover(inner: &Arc<Inner>, replaced: Vec<Task>) -> Result<(), EngineError> {
     let rows = inner.database.load(Table::Containers)?;
-    let mut tasks = inner.keeper.list().map_err(|error| EngineError::Unavailable(error.to_string()))?;
+    let mut tasks = inner
+        .keeper
+        .list()
+        .map_err(|error| EngineError::Unavailable(error.to_string()))?;
     tasks.extend(replaced);
     let mut by_container: HashMap<ContainerId, Task> = HashMap::new();
     for task in &tasks {
@@ -80,7 +83,13 @@ pub(crate) fn recover(inner: &Arc<Inner>, replaced: Vec<Task>) -> Result<(), Eng
         }
     }
     // Only where something comes back: a first start has nothing to lose.
-    let point = |name| if restored.is_empty() { Ok(()) } else { failpoint::check(name) };
+    let point = |name| {
+        if restored.is_empty() {
+            Ok(())
+        } else {
+            failpoint::check(name)
+        }
+    };
     point(failpoint::RECOVER_LOADED)?;
     adopt_networks(inner, &restored)?;
     adopt_execs(inner, &tasks);
@@ -95,14 +104,16 @@ pub(crate) fn recover(inner: &Arc<Inner>, replaced: Vec<Task>) -> Result<(), Eng
             one.container.send(Command::Boot)?;
         }
     }
-    inner.database.release_reader();
     tracing::info!(containers = now, kept = tasks.len(), "recovered");
     Ok(())
 }
 
 fn restore(inner: &Arc<Inner>, id: ContainerId, row: ContainerRow, task: Option<Task>) -> Restored {
     let auto_remove = row.spec.host.auto_remove;
-    let removing = matches!(row.state.phase, Phase::Creating | Phase::Removing | Phase::Dead);
+    let removing = matches!(
+        row.state.phase,
+        Phase::Creating | Phase::Removing | Phase::Dead
+    );
     let (container, queue) = Container::restored(id, row);
     let name = container.name();
     if let Err(error) = inner.directory.reserve(&name, id) {
@@ -112,16 +123,30 @@ fn restore(inner: &Arc<Inner>, id: ContainerId, row: ContainerRow, task: Option<
     let mut cleanup = Cleanup::None;
     {
         let mut shared = container.lock();
-        let was_running = shared.lifecycle().is_running() || *shared.lifecycle() == Lifecycle::Starting;
+        let was_running =
+            shared.lifecycle().is_running() || *shared.lifecycle() == Lifecycle::Starting;
         match task {
-            Some(Task { exit: None, pid, started_at, .. }) if pid != 0 => {
+            Some(Task {
+                exit: None,
+                pid,
+                started_at,
+                ..
+            }) if pid != 0 => {
                 let started_at = Timestamp::from_unix_nanos(started_at);
                 shared.started_at = Some(started_at);
                 let running = RunningFacts { pid, started_at };
                 let frozen = is_frozen(inner, id, &shared.spec);
-                shared.recovered(if frozen { Lifecycle::Paused(running) } else { Lifecycle::Running(running) });
+                shared.recovered(if frozen {
+                    Lifecycle::Paused(running)
+                } else {
+                    Lifecycle::Running(running)
+                });
             }
-            Some(Task { exit: Some(exit), started_at, .. }) if was_running || !is_recorded(&shared, &exit) => {
+            Some(Task {
+                exit: Some(exit),
+                started_at,
+                ..
+            }) if was_running || !is_recorded(&shared, &exit) => {
                 shared.started_at = Some(Timestamp::from_unix_nanos(started_at));
                 ended(&mut shared, facts(&exit));
                 cleanup = Cleanup::AfterExit;
@@ -133,7 +158,11 @@ fn restore(inner: &Arc<Inner>, id: ContainerId, row: ContainerRow, task: Option<
                     // Died between the row and the launch: as if it had never been asked to start.
                     shared.recovered(Lifecycle::Created);
                 } else {
-                    let lost = ExitFacts { code: LOST, at: Timestamp::now(), reason: ExitReason::Lost };
+                    let lost = ExitFacts {
+                        code: LOST,
+                        at: Timestamp::now(),
+                        reason: ExitReason::Lost,
+                    };
                     ended(&mut shared, recorded.map_or(lost, |exit| facts(&exit)));
                     cleanup = Cleanup::AfterExit;
                 }
@@ -150,9 +179,19 @@ fn restore(inner: &Arc<Inner>, id: ContainerId, row: ContainerRow, task: Option<
         cleanup == Cleanup::None
             && matches!(shared.lifecycle(), Lifecycle::Exited(_))
             && shared.started_at.is_some()
-            && starts_at_boot(&shared.spec.host.restart_policy, view.exit_code, shared.asked_to_stop, shared.history.count)
+            && starts_at_boot(
+                &shared.spec.host.restart_policy,
+                view.exit_code,
+                shared.asked_to_stop,
+                shared.history.count,
+            )
     };
-    Restored { container, queue, cleanup, boot }
+    Restored {
+        container,
+        queue,
+        cleanup,
+        boot,
+    }
 }
 
 fn is_recorded(shared: &crate::container::Shared, exit: &Exit) -> bool {
@@ -168,7 +207,9 @@ fn ended(shared: &mut crate::container::Shared, exit: ExitFacts) {
 
 fn is_frozen(inner: &Inner, id: ContainerId, spec: &crate::model::ContainerSpec) -> bool {
     let path = inner.cgroup_path(id, spec);
-    kekkai_cgroups::Cgroup::new(&inner.cgroups, &path).and_then(|cgroup| cgroup.is_frozen()).unwrap_or(false)
+    kekkai_cgroups::Cgroup::new(&inner.cgroups, &path)
+        .and_then(|cgroup| cgroup.is_frozen())
+        .unwrap_or(false)
 }
 
 /// The exit that the keeper wrote before it told anybody, if it is there.
@@ -177,7 +218,9 @@ fn read_exit_file(inner: &Inner, id: ContainerId) -> Option<Exit> {
 }
 
 fn adopt_networks(inner: &Inner, restored: &[Restored]) -> Result<(), EngineError> {
-    let Some(network) = &inner.network else { return Ok(()) };
+    let Some(network) = &inner.network else {
+        return Ok(());
+    };
     let running: Vec<_> = restored
         .iter()
         .filter_map(|one| {
@@ -186,7 +229,10 @@ fn adopt_networks(inner: &Inner, restored: &[Restored]) -> Result<(), EngineErro
             endpoint.filter(|_| shared.lifecycle().is_running())
         })
         .collect();
-    for error in network.adopt(&running).map_err(|error| EngineError::Unavailable(error.to_string()))? {
+    for error in network
+        .adopt(&running)
+        .map_err(|error| EngineError::Unavailable(error.to_string()))?
+    {
         tracing::warn!(%error, "taking over a published port");
     }
     Ok(())
@@ -194,8 +240,12 @@ fn adopt_networks(inner: &Inner, restored: &[Restored]) -> Result<(), EngineErro
 
 fn adopt_execs(inner: &Inner, tasks: &[Task]) {
     for task in tasks {
-        let Target::Exec(id) = task.target else { continue };
-        let Some(container) = inner.directory.get(task.container) else { continue };
+        let Target::Exec(id) = task.target else {
+            continue;
+        };
+        let Some(container) = inner.directory.get(task.container) else {
+            continue;
+        };
         let session = ExecSession::adopted(
             id,
             task.container,
@@ -218,11 +268,17 @@ fn adopt_storage(inner: &Inner, restored: &[Restored]) {
         let key = container.id.to_string();
         let running = container.lifecycle().is_running();
         if one.cleanup != Cleanup::Remove
-            && let Err(error) = inner.snapshotter.adopt(&key, &container.layers, spec.host.auto_remove)
+            && let Err(error) =
+                inner
+                    .snapshotter
+                    .adopt(&key, &container.layers, spec.host.auto_remove)
         {
             tracing::error!(container = key, %error, "the container's file system is damaged");
         }
-        let volumes = spec.mounts.iter().filter(|point| point.kind == MountKind::Volume);
+        let volumes = spec
+            .mounts
+            .iter()
+            .filter(|point| point.kind == MountKind::Volume);
         for name in volumes.filter_map(|point| point.name.as_ref()?.parse().ok()) {
             if let Err(error) = inner.volumes.reference(&name, &container.id) {
                 tracing::warn!(container = key, volume = %name, %error, "a container's volume");
@@ -238,12 +294,30 @@ fn adopt_storage(inner: &Inner, restored: &[Restored]) {
 fn sweep(inner: &Inner, restored: &[Restored], tasks: &[Task]) {
     let known: HashSet<ContainerId> = restored.iter().map(|one| one.container.id).collect();
     let is_known = |name: &str| name.parse().is_ok_and(|id| known.contains(&id));
-    let is_unknown_id = |name: &str| name.parse::<ContainerId>().is_ok_and(|id| !known.contains(&id));
+    let is_unknown_id = |name: &str| {
+        name.parse::<ContainerId>()
+            .is_ok_and(|id| !known.contains(&id))
+    };
     if let Err(error) = inner.snapshotter.retain(&is_known) {
         tracing::warn!(%error, "sweeping snapshots");
     }
-    for directory in [inner.config.data_root.join("containers"), inner.config.exec_root.join("containers")] {
-        let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
+    // What a create had made when it was cut off, before its row was there.
+    match inner.volumes.sweep_unfinished(|id| known.contains(id)) {
+        Ok(volumes) if volumes.is_empty() => {}
+        Ok(volumes) => tracing::info!(
+            ?volumes,
+            "removed volumes of containers that never came to be"
+        ),
+        Err(error) => tracing::warn!(%error, "sweeping volumes"),
+    }
+    for directory in [
+        inner.config.data_root.join("containers"),
+        inner.config.exec_root.join("containers"),
+    ] {
+        let entries = std::fs::read_dir(&directory)
+            .into_iter()
+            .flatten()
+            .flatten();
         for entry in entries.filter(|entry| is_unknown_id(&entry.file_name().to_string_lossy())) {
             inner.janitor.add(Chore::Directory(entry.path()));
         }
@@ -256,7 +330,10 @@ fn sweep(inner: &Inner, restored: &[Restored], tasks: &[Task]) {
     for id in cgroups(inner) {
         if !running.contains(&id) {
             let parent = inner.config.cgroup_parent.trim_matches('/');
-            inner.janitor.add(Chore::Cgroup { path: format!("{parent}/{id}"), done: None });
+            inner.janitor.add(Chore::Cgroup {
+                path: format!("{parent}/{id}"),
+                done: None,
+            });
         }
     }
     for task in tasks {
@@ -265,7 +342,10 @@ fn sweep(inner: &Inner, restored: &[Restored], tasks: &[Task]) {
         } else if !known.contains(&task.container) {
             tracing::warn!(container = %task.container, pid = task.pid, "the keeper has a container that nobody knows");
             inner.keeper.submit(
-                Request::Signal { target: task.target, signal: kekkai_types::Signal::KILL },
+                Request::Signal {
+                    target: task.target,
+                    signal: kekkai_types::Signal::KILL,
+                },
                 Vec::new(),
                 Box::new(drop),
             );
@@ -275,11 +355,18 @@ fn sweep(inner: &Inner, restored: &[Restored], tasks: &[Task]) {
 
 /// The containers that have a cgroup beneath our parent, in any hierarchy.
 fn cgroups(inner: &Inner) -> HashSet<ContainerId> {
-    let Ok(parent) = kekkai_cgroups::Cgroup::new(&inner.cgroups, &inner.config.cgroup_parent) else {
+    let Ok(parent) = kekkai_cgroups::Cgroup::new(&inner.cgroups, &inner.config.cgroup_parent)
+    else {
         return HashSet::new();
     };
-    let entries = parent.directories().into_iter().flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten());
-    entries.flatten().filter_map(|entry| entry.file_name().to_string_lossy().parse().ok()).collect()
+    let entries = parent
+        .directories()
+        .into_iter()
+        .flat_map(|directory| std::fs::read_dir(directory).into_iter().flatten());
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_string_lossy().parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -288,7 +375,10 @@ mod tests {
 
     #[test]
     fn boot() {
-        let policy = |name: &str, count| RestartPolicy { name: name.into(), maximum_retry_count: count };
+        let policy = |name: &str, count| RestartPolicy {
+            name: name.into(),
+            maximum_retry_count: count,
+        };
         assert!(starts_at_boot(&policy("always", 0), 0, true, 0));
         assert!(!starts_at_boot(&policy("unless-stopped", 0), 0, true, 0));
         assert!(starts_at_boot(&policy("unless-stopped", 0), 137, false, 0));

@@ -25,7 +25,11 @@ impl Owner {
         match self.remove_steps(volumes).await {
             Ok(()) => {
                 self.container.notify(
-                    &[WaitCondition::Removed, WaitCondition::NextExit, WaitCondition::NotRunning],
+                    &[
+                        WaitCondition::Removed,
+                        WaitCondition::NextExit,
+                        WaitCondition::NotRunning,
+                    ],
                     &WaitResult { code, error: None },
                 );
                 for (_, reply) in self.removals.drain(..) {
@@ -43,10 +47,18 @@ impl Owner {
                     }
                     shared.error = std::sync::Arc::from(error.to_string());
                 }
-                drop(self.container.persist(&self.inner.database, Durability::Process));
+                drop(
+                    self.container
+                        .persist(&self.inner.database, Durability::Process),
+                );
                 let text = error.to_string();
-                self.container
-                    .notify(&[WaitCondition::Removed], &WaitResult { code, error: Some(text.clone()) });
+                self.container.notify(
+                    &[WaitCondition::Removed],
+                    &WaitResult {
+                        code,
+                        error: Some(text.clone()),
+                    },
+                );
                 for (_, reply) in self.removals.drain(..) {
                     let _ = reply.send(Err(EngineError::System(text.clone())));
                 }
@@ -55,7 +67,10 @@ impl Owner {
     }
 
     async fn remove_steps(&mut self, volumes: bool) -> Result<(), EngineError> {
-        let (inner, container) = (std::sync::Arc::clone(&self.inner), std::sync::Arc::clone(&self.container));
+        let (inner, container) = (
+            std::sync::Arc::clone(&self.inner),
+            std::sync::Arc::clone(&self.container),
+        );
         let (id, spec, name) = (container.id, container.spec(), container.name());
         let transient = spec.host.auto_remove;
         failpoint::check(failpoint::RM_BEGIN)?;
@@ -64,14 +79,19 @@ impl Owner {
             // A crash from here on is finished by recovery; an `--rm` container is removed by it in any case.
             drop(container.persist(&inner.database, Durability::Process));
         }
-        inner
-            .snapshotter
-            .remove(&id.to_string())
-            .map_err(|error| EngineError::System(format!("removing the container's file system: {error}")))?;
+        inner.snapshotter.remove(&id.to_string()).map_err(|error| {
+            EngineError::System(format!("removing the container's file system: {error}"))
+        })?;
         failpoint::check(failpoint::RM_SNAPSHOT)?;
 
-        for point in spec.mounts.iter().filter(|point| point.kind == MountKind::Volume) {
-            let Some(volume) = point.name.as_ref().and_then(|name| name.parse().ok()) else { continue };
+        for point in spec
+            .mounts
+            .iter()
+            .filter(|point| point.kind == MountKind::Volume)
+        {
+            let Some(volume) = point.name.as_ref().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
             inner.volumes.unreference(&volume, &id);
             if volumes && point.anonymous {
                 match inner.volumes.remove(volume.as_str(), true) {
@@ -83,19 +103,25 @@ impl Owner {
                     ),
                     Ok(None) => {}
                     // In use by another container (`--volumes-from`): it stays.
-                    Err(error) => tracing::debug!(%error, volume = %volume, "removing an anonymous volume"),
+                    Err(error) => {
+                        tracing::debug!(%error, volume = %volume, "removing an anonymous volume")
+                    }
                 }
             }
         }
         failpoint::check(failpoint::RM_VOLUMES)?;
 
         inner.janitor.add(Chore::Directory(inner.run_directory(id)));
-        inner.janitor.add(Chore::Directory(inner.data_directory(id)));
+        inner
+            .janitor
+            .add(Chore::Directory(inner.data_directory(id)));
         failpoint::check(failpoint::RM_FILES)?;
 
         let deleted = container.delete_row(&inner.database, Durability::Process);
         if !transient {
-            deleted.await.map_err(|_| EngineError::Unavailable("the database is closed".to_owned()))??;
+            deleted
+                .await
+                .map_err(|_| EngineError::Unavailable("the database is closed".to_owned()))??;
         }
         failpoint::check(failpoint::RM_ROW)?;
 

@@ -40,7 +40,11 @@ pub(crate) struct LastRun {
 }
 
 /// Decides.
-pub(crate) fn decide(policy: &RestartPolicy, run: LastRun, history: RestartHistory) -> RestartDecision {
+pub(crate) fn decide(
+    policy: &RestartPolicy,
+    run: LastRun,
+    history: RestartHistory,
+) -> RestartDecision {
     if run.asked_to_stop {
         return RestartDecision::Stay;
     }
@@ -60,7 +64,10 @@ pub(crate) fn decide(policy: &RestartPolicy, run: LastRun, history: RestartHisto
     } else {
         (history.pause * 2).min(LONGEST)
     };
-    RestartDecision::Again(RestartHistory { count: history.count.saturating_add(1), pause })
+    RestartDecision::Again(RestartHistory {
+        count: history.count.saturating_add(1),
+        pause,
+    })
 }
 
 #[cfg(test)]
@@ -69,11 +76,18 @@ mod tests {
     use proptest::prelude::*;
 
     fn policy(name: &str, count: i32) -> RestartPolicy {
-        RestartPolicy { name: name.into(), maximum_retry_count: count }
+        RestartPolicy {
+            name: name.into(),
+            maximum_retry_count: count,
+        }
     }
 
     fn run(code: i32, seconds: u64) -> LastRun {
-        LastRun { code, lasted: Duration::from_secs(seconds), asked_to_stop: false }
+        LastRun {
+            code,
+            lasted: Duration::from_secs(seconds),
+            asked_to_stop: false,
+        }
     }
 
     #[test]
@@ -81,26 +95,55 @@ mod tests {
         let mut history = RestartHistory::default();
         let mut pauses = Vec::new();
         for _ in 0..12 {
-            let RestartDecision::Again(next) = decide(&policy("always", 0), run(0, 1), history) else { panic!() };
+            let RestartDecision::Again(next) = decide(&policy("always", 0), run(0, 1), history)
+            else {
+                panic!()
+            };
             pauses.push(next.pause.as_millis());
             history = next;
         }
         assert_eq!(pauses[..4], [100, 200, 400, 800]);
         assert_eq!(pauses[11], 60_000);
-        let RestartDecision::Again(next) = decide(&policy("always", 0), run(0, 10), history) else { panic!() };
+        let RestartDecision::Again(next) = decide(&policy("always", 0), run(0, 10), history) else {
+            panic!()
+        };
         assert_eq!(next.pause, FIRST);
     }
 
     #[test]
     fn policies() {
-        let history = RestartHistory { count: 2, ..Default::default() };
-        assert_eq!(decide(&policy("no", 0), run(1, 0), history), RestartDecision::Stay);
-        assert_eq!(decide(&policy("", 0), run(1, 0), history), RestartDecision::Stay);
-        assert_eq!(decide(&policy("on-failure", 2), run(1, 0), history), RestartDecision::Stay);
-        assert_ne!(decide(&policy("on-failure", 3), run(1, 0), history), RestartDecision::Stay);
-        assert_eq!(decide(&policy("on-failure", 0), run(0, 0), history), RestartDecision::Stay);
-        let asked = LastRun { asked_to_stop: true, ..run(1, 0) };
-        assert_eq!(decide(&policy("always", 0), asked, history), RestartDecision::Stay);
+        let history = RestartHistory {
+            count: 2,
+            ..Default::default()
+        };
+        assert_eq!(
+            decide(&policy("no", 0), run(1, 0), history),
+            RestartDecision::Stay
+        );
+        assert_eq!(
+            decide(&policy("", 0), run(1, 0), history),
+            RestartDecision::Stay
+        );
+        assert_eq!(
+            decide(&policy("on-failure", 2), run(1, 0), history),
+            RestartDecision::Stay
+        );
+        assert_ne!(
+            decide(&policy("on-failure", 3), run(1, 0), history),
+            RestartDecision::Stay
+        );
+        assert_eq!(
+            decide(&policy("on-failure", 0), run(0, 0), history),
+            RestartDecision::Stay
+        );
+        let asked = LastRun {
+            asked_to_stop: true,
+            ..run(1, 0)
+        };
+        assert_eq!(
+            decide(&policy("always", 0), asked, history),
+            RestartDecision::Stay
+        );
     }
 
     proptest! {

@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use kekkai_keeper::KeeperError;
-use kekkai_keeper::protocol::{Join, Request, Response, StartRequest, StdinMode, Terminal, TerminalSize};
+use kekkai_keeper::protocol::{
+    Join, Request, Response, StartRequest, StdinMode, Terminal, TerminalSize,
+};
 use kekkai_metadata::Durability;
 use kekkai_network::EndpointRecord;
 use kekkai_runtime::ContainerPlan;
@@ -15,7 +17,8 @@ use crate::create::saga::{plan_files, volume_error};
 use crate::failpoint;
 use crate::janitor::Chore;
 use crate::model::{
-    ContainerSpec, EventKind, ExitFacts, ExitReason, MountKind, Move, RunningFacts, WaitCondition, WaitResult,
+    ContainerSpec, EventKind, ExitFacts, ExitReason, MountKind, Move, RunningFacts, WaitCondition,
+    WaitResult,
 };
 use crate::net;
 use crate::owner::Owner;
@@ -35,7 +38,9 @@ impl Owner {
             // The janitor answers in any case.
             let _ = gone.await;
         }
-        self.container.transition(Move::Start).map_err(|error| EngineError::Conflict(error.to_string()))?;
+        self.container
+            .transition(Move::Start)
+            .map_err(|error| EngineError::Conflict(error.to_string()))?;
         match self.launch().await {
             Ok(launched) => {
                 self.started(&launched);
@@ -70,6 +75,9 @@ impl Owner {
         laps.lap();
         failpoint::check(failpoint::START_NETWORK)?;
 
+        if !std::mem::take(&mut container.lock().files_prepared) {
+            crate::files::prepare(&inner, &container, &spec)?;
+        }
         crate::files::write(&inner, &container, &spec, endpoint.as_deref(), requested)?;
         laps.lap();
         failpoint::check(failpoint::START_FILES)?;
@@ -77,7 +85,8 @@ impl Owner {
         self.activate_mounts(&spec, &mut undo)?;
         failpoint::check(failpoint::START_VOLUMES)?;
 
-        let (mut joins, mut fds): (Vec<_>, Vec<_>) = plan::joins(&inner, &spec)?.into_iter().unzip();
+        let (mut joins, mut fds): (Vec<_>, Vec<_>) =
+            plan::joins(&inner, &spec)?.into_iter().unzip();
         if let Some(netns) = network.netns {
             joins.push(Join::Network);
             fds.push(netns);
@@ -99,18 +108,34 @@ impl Owner {
         };
         {
             let inner = Arc::clone(&inner);
-            undo.push(move || inner.janitor.add(Chore::Cgroup { path: cgroup, done: None }));
+            undo.push(move || {
+                inner.janitor.add(Chore::Cgroup {
+                    path: cgroup,
+                    done: None,
+                })
+            });
         }
         failpoint::check(failpoint::START_SENT)?;
         laps.lap();
-        let answer = inner.ask(Request::Start(Box::new(request)), fds).await.map_err(|error| start_error(&error))?;
+        let answer = inner
+            .ask(Request::Start(Box::new(request)), fds)
+            .await
+            .map_err(|error| start_error(&error))?;
         let Response::Started { pid, at } = answer.response else {
-            return Err(EngineError::Internal("the keeper's answer to a start makes no sense".to_owned()));
+            return Err(EngineError::Internal(
+                "the keeper's answer to a start makes no sense".to_owned(),
+            ));
         };
         undo.commit();
         laps.lap();
         tracing::debug!(container = %container.id, network_files_plan_keeper_us = ?laps.micros, "started");
-        Ok(Launched { facts: RunningFacts { pid, started_at: Timestamp::from_unix_nanos(at) }, endpoint })
+        Ok(Launched {
+            facts: RunningFacts {
+                pid,
+                started_at: Timestamp::from_unix_nanos(at),
+            },
+            endpoint,
+        })
     }
 
     /// The plan's bytes: those of the creation for the first start, a recompiled or patched one afterwards.
@@ -125,7 +150,9 @@ impl Owner {
         }
         let key = self.container.id.to_string();
         let snapshotter = &self.inner.snapshotter;
-        let mount = snapshotter.fresh_work(&key).map_err(|error| EngineError::System(error.to_string()))?;
+        let mount = snapshotter
+            .fresh_work(&key)
+            .map_err(|error| EngineError::System(error.to_string()))?;
         let root = plan::rootfs(mount);
         let internal = |error: kekkai_runtime::PlanError| EngineError::Internal(error.to_string());
         let compiled = match cached {
@@ -151,8 +178,13 @@ impl Owner {
         for point in &spec.mounts {
             match (point.kind, &point.name) {
                 (MountKind::Volume, Some(name)) => {
-                    let Ok(name) = name.parse::<kekkai_types::VolumeName>() else { continue };
-                    self.inner.volumes.activate(&name, &id).map_err(|error| volume_error(&error))?;
+                    let Ok(name) = name.parse::<kekkai_types::VolumeName>() else {
+                        continue;
+                    };
+                    self.inner
+                        .volumes
+                        .activate(&name, &id)
+                        .map_err(|error| volume_error(&error))?;
                     let inner = Arc::clone(&self.inner);
                     undo.push(move || drop(inner.volumes.deactivate(&name, &id)));
                     if point.subpath.is_some() && !std::path::Path::new(&point.source).exists() {
@@ -197,19 +229,31 @@ impl Owner {
         if let Err(error) = failpoint::check(failpoint::START_STARTED) {
             tracing::warn!(%error, "after a start");
         }
-        drop(self.container.persist(&self.inner.database, Durability::Process));
+        drop(
+            self.container
+                .persist(&self.inner.database, Durability::Process),
+        );
         if let Err(error) = failpoint::check(failpoint::START_RECORDED) {
             tracing::warn!(%error, "after recording a start");
         }
         self.mount_events("mount");
-        net::event(&self.inner, &self.container, &self.container.spec(), "connect");
+        net::event(
+            &self.inner,
+            &self.container,
+            &self.container.spec(),
+            "connect",
+        );
         self.inner.container_event(&self.container, "start", &[]);
     }
 
     /// Tells `mount` or `unmount` of each volume.
     pub(crate) fn mount_events(&self, action: &str) {
         let spec = self.container.spec();
-        for point in spec.mounts.iter().filter(|point| point.kind == MountKind::Volume) {
+        for point in spec
+            .mounts
+            .iter()
+            .filter(|point| point.kind == MountKind::Volume)
+        {
             let Some(name) = &point.name else { continue };
             let mut attributes = vec![
                 ("container".to_owned(), self.container.id.to_string()),
@@ -221,7 +265,9 @@ impl Owner {
                 attributes.push(("read/write".to_owned(), point.read_write.to_string()));
                 attributes.sort();
             }
-            self.inner.events.publish(EventKind::Volume, action, name, attributes);
+            self.inner
+                .events
+                .publish(EventKind::Volume, action, name, attributes);
         }
     }
 
@@ -233,17 +279,33 @@ impl Owner {
         let at = Timestamp::now();
         {
             let mut shared = self.container.lock();
-            if let Err(error) = shared.transition(Move::Exit(ExitFacts { code, at, reason: ExitReason::StartFailed })) {
+            if let Err(error) = shared.transition(Move::Exit(ExitFacts {
+                code,
+                at,
+                reason: ExitReason::StartFailed,
+            })) {
                 tracing::error!(%error, "marking a start as failed");
             }
             shared.exit_code = code;
             shared.error = Arc::from(error.to_string());
             shared.endpoint = None;
         }
-        drop(self.container.persist(&self.inner.database, Durability::Process));
-        let result = WaitResult { code: i64::from(code), error: None };
-        self.container.notify(&[WaitCondition::NotRunning, WaitCondition::NextExit], &result);
-        self.inner.forget(kekkai_keeper::protocol::Target::Container(self.container.id));
+        drop(
+            self.container
+                .persist(&self.inner.database, Durability::Process),
+        );
+        let result = WaitResult {
+            code: i64::from(code),
+            error: None,
+        };
+        self.container.notify(
+            &[WaitCondition::NotRunning, WaitCondition::NextExit],
+            &result,
+        );
+        self.inner
+            .forget(kekkai_keeper::protocol::Target::Container(
+                self.container.id,
+            ));
         for reply in self.restarts.drain(..) {
             // The client may have gone.
             let _ = reply.send(Err(EngineError::System(error.to_string())));
@@ -262,7 +324,10 @@ struct Laps {
 
 impl Laps {
     fn start() -> Self {
-        Self { last: std::time::Instant::now(), micros: Vec::with_capacity(4) }
+        Self {
+            last: std::time::Instant::now(),
+            micros: Vec::with_capacity(4),
+        }
     }
 
     fn lap(&mut self) {
@@ -288,7 +353,11 @@ fn terminal(spec: &ContainerSpec) -> Terminal {
 pub(crate) fn start_error(error: &KeeperError) -> EngineError {
     match error {
         KeeperError::Refused(failure) => {
-            let code = if failure.exit_code == 125 { 128 } else { i32::from(failure.exit_code) };
+            let code = if failure.exit_code == 125 {
+                128
+            } else {
+                i32::from(failure.exit_code)
+            };
             // dockerd looks users up by itself and says so without the runtime's prefix.
             let message = if failure.message.starts_with("unable to find ") {
                 failure.message.clone()
@@ -296,14 +365,20 @@ pub(crate) fn start_error(error: &KeeperError) -> EngineError {
                 format!("failed to create task for container: {}", failure.message)
             };
             let class = match failure.class {
-                ErrorClass::InvalidArgument | ErrorClass::NotFound if matches!(failure.exit_code, 126 | 127) => {
+                ErrorClass::InvalidArgument | ErrorClass::NotFound
+                    if matches!(failure.exit_code, 126 | 127) =>
+                {
                     ErrorClass::InvalidArgument
                 }
                 ErrorClass::Conflict => ErrorClass::Conflict,
                 ErrorClass::NotImplemented => ErrorClass::NotImplemented,
                 _ => ErrorClass::Internal,
             };
-            EngineError::StartFailed { message, code, class }
+            EngineError::StartFailed {
+                message,
+                code,
+                class,
+            }
         }
         other => EngineError::StartFailed {
             message: format!("failed to create task for container: {other}"),

@@ -66,7 +66,13 @@ enum Source {
 impl OutputStream {
     /// What a task makes.
     pub(crate) fn of_task(receiver: mpsc::Receiver<Result<OutputFrame, EngineError>>) -> Self {
-        Self { first: VecDeque::new(), source: Source::Task { receiver, then: None } }
+        Self {
+            first: VecDeque::new(),
+            source: Source::Task {
+                receiver,
+                then: None,
+            },
+        }
     }
 
     /// What a task makes, then what a session gives.
@@ -74,17 +80,26 @@ impl OutputStream {
         receiver: mpsc::Receiver<Result<OutputFrame, EngineError>>,
         then: Option<Arc<Session>>,
     ) -> Self {
-        Self { first: VecDeque::new(), source: Source::Task { receiver, then } }
+        Self {
+            first: VecDeque::new(),
+            source: Source::Task { receiver, then },
+        }
     }
 
     /// What a session gives.
     pub(crate) fn of_session(session: Arc<Session>) -> Self {
-        Self { first: VecDeque::new(), source: Source::Session(session) }
+        Self {
+            first: VecDeque::new(),
+            source: Source::Session(session),
+        }
     }
 
     /// One frame only.
     pub(crate) fn of_frame(frame: OutputFrame) -> Self {
-        Self { first: VecDeque::from([frame]), source: Source::Ended }
+        Self {
+            first: VecDeque::from([frame]),
+            source: Source::Ended,
+        }
     }
 
     /// The next piece; `None` at the end. Dropping the future loses nothing.
@@ -124,7 +139,10 @@ impl OutputStream {
 }
 
 /// Watches a socket on the runtime.
-#[expect(deprecated, reason = "its successor is unsafe for types that may change their descriptor; OwnedFd cannot")]
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe for types that may change their descriptor; OwnedFd cannot"
+)]
 pub(crate) fn async_fd(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(socket, Interest::READABLE | Interest::WRITABLE)
 }
@@ -157,7 +175,8 @@ impl Attached {
         match self {
             Self::Container(container) => {
                 let shared = container.lock();
-                let ended = shared.gone || matches!(shared.lifecycle(), crate::model::Lifecycle::Exited(_));
+                let ended =
+                    shared.gone || matches!(shared.lifecycle(), crate::model::Lifecycle::Exited(_));
                 ended.then_some(Target::Container(container.id))
             }
             Self::Exec(session) => (!session.is_alive()).then_some(Target::Exec(session.id)),
@@ -167,9 +186,15 @@ impl Attached {
 
 impl Session {
     /// Takes over a session's socket.
-    pub(crate) fn new(socket: OwnedFd, inner: Arc<Inner>, of: Attached) -> Result<Arc<Self>, EngineError> {
-        rustix::io::ioctl_fionbio(&socket, true)
-            .map_err(|error| EngineError::Io { action: "preparing a session".to_owned(), source: error.into() })?;
+    pub(crate) fn new(
+        socket: OwnedFd,
+        inner: Arc<Inner>,
+        of: Attached,
+    ) -> Result<Arc<Self>, EngineError> {
+        rustix::io::ioctl_fionbio(&socket, true).map_err(|error| EngineError::Io {
+            action: "preparing a session".to_owned(),
+            source: error.into(),
+        })?;
         let socket = async_fd(socket).map_err(EngineError::io("watching a session"))?;
         of.count().fetch_add(1, Ordering::AcqRel);
         Ok(Arc::new(Self { socket, inner, of }))
@@ -177,7 +202,11 @@ impl Session {
 
     async fn receive(&self) -> Result<Option<OutputFrame>, EngineError> {
         loop {
-            let mut guard = self.socket.readable().await.map_err(EngineError::io("waiting for output"))?;
+            let mut guard = self
+                .socket
+                .readable()
+                .await
+                .map_err(EngineError::io("waiting for output"))?;
             // The buffer is only made once there is something to read: many sessions idle.
             let outcome = guard.try_io(|socket| {
                 let mut buffer = Vec::with_capacity(Frame::MAX_PACKET);
@@ -194,14 +223,21 @@ impl Session {
                 // The keeper closed its end with input of ours unread. The error is told once; the output that was
                 // sent before is still to be read.
                 Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionReset => continue,
-                Ok(Err(error)) => return Err(EngineError::Io { action: "reading output".to_owned(), source: error }),
+                Ok(Err(error)) => {
+                    return Err(EngineError::Io {
+                        action: "reading output".to_owned(),
+                        source: error,
+                    });
+                }
                 Ok(Ok(packet)) => packet,
             };
             if packet.is_empty() {
                 return Ok(None);
             }
             let Some(frame) = Frame::parse(&packet) else {
-                return Err(EngineError::Internal("the keeper's frame makes no sense".to_owned()));
+                return Err(EngineError::Internal(
+                    "the keeper's frame makes no sense".to_owned(),
+                ));
             };
             let stream = match frame.stream {
                 Stream::Stdout => StdStream::Stdout,
@@ -212,26 +248,45 @@ impl Session {
                 }
             };
             packet.shrink_to_fit();
-            return Ok(Some(OutputFrame { stream, data: Bytes::from(packet).slice(1..) }));
+            return Ok(Some(OutputFrame {
+                stream,
+                data: Bytes::from(packet).slice(1..),
+            }));
         }
     }
 
     async fn send(&self, mut bytes: &[u8]) -> Result<bool, EngineError> {
         while !bytes.is_empty() {
             let piece = &bytes[..bytes.len().min(Frame::MAX_PAYLOAD)];
-            let mut guard = self.socket.writable().await.map_err(EngineError::io("waiting to send input"))?;
+            let mut guard = self
+                .socket
+                .writable()
+                .await
+                .map_err(EngineError::io("waiting to send input"))?;
             let outcome = guard.try_io(|socket| {
-                Ok(rustix::net::send(socket.as_fd(), piece, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
+                Ok(rustix::net::send(
+                    socket.as_fd(),
+                    piece,
+                    SendFlags::DONTWAIT | SendFlags::NOSIGNAL,
+                )?)
             });
             match outcome {
                 Err(_would_block) => {}
                 Ok(Ok(_)) => bytes = &bytes[piece.len()..],
                 Ok(Err(error))
-                    if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) =>
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
+                    ) =>
                 {
                     return Ok(false);
                 }
-                Ok(Err(source)) => return Err(EngineError::Io { action: "sending input".to_owned(), source }),
+                Ok(Err(source)) => {
+                    return Err(EngineError::Io {
+                        action: "sending input".to_owned(),
+                        source,
+                    });
+                }
             }
         }
         Ok(true)
@@ -285,7 +340,11 @@ impl InputSink {
         if !self.session.send(&passed).await? {
             return Ok(InputState::Closed);
         }
-        Ok(if detached { InputState::Detached } else { InputState::Open })
+        Ok(if detached {
+            InputState::Detached
+        } else {
+            InputState::Open
+        })
     }
 
     /// The client sends no more (end of file).
@@ -320,7 +379,11 @@ impl DetachKeys {
                 (_, Some([b'^'])) => 30,
                 (_, Some([b'_'])) => 31,
                 (b"DEL", _) => 127,
-                _ => return Err(EngineError::Invalid(format!("Invalid detach keys ({text}) provided"))),
+                _ => {
+                    return Err(EngineError::Invalid(format!(
+                        "Invalid detach keys ({text}) provided"
+                    )));
+                }
             };
             keys.push(key);
         }
@@ -369,6 +432,9 @@ mod tests {
         let mut one = DetachKeys::parse("a").unwrap();
         assert_eq!(one.scan(b"xa"), (b"x".to_vec(), true));
         assert!(DetachKeys::parse("ctrl-1").is_err());
-        assert_eq!(DetachKeys::parse("").unwrap().scan(b"abc"), (b"abc".to_vec(), false));
+        assert_eq!(
+            DetachKeys::parse("").unwrap().scan(b"abc"),
+            (b"abc".to_vec(), false)
+        );
     }
 }

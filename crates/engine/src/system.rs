@@ -12,8 +12,8 @@ use crate::create::saga::volume_error;
 use crate::inner::Inner;
 use crate::list;
 use crate::model::{
-    EngineInfo, EventKind, Filters, Lifecycle, NetworkMember, NetworkView, PruneReport, VersionInfo, VolumeCreate,
-    VolumeView,
+    EngineInfo, EventKind, Filters, Lifecycle, NetworkMember, NetworkView, PruneReport,
+    VersionInfo, VolumeCreate, VolumeView,
 };
 use crate::net::network_error;
 
@@ -29,7 +29,9 @@ fn boolean(key: &str, filters: &Filters) -> Result<Option<bool>, EngineError> {
         None => Ok(None),
         Some("1" | "true") => Ok(Some(true)),
         Some("0" | "false") => Ok(Some(false)),
-        Some(other) => Err(EngineError::Invalid(format!("invalid filter '{key}={other}'"))),
+        Some(other) => Err(EngineError::Invalid(format!(
+            "invalid filter '{key}={other}'"
+        ))),
     }
 }
 
@@ -56,13 +58,19 @@ fn volume_view(volume: Volume) -> VolumeView {
 }
 
 /// Makes a volume, or finds the one of that name.
-pub(crate) fn volume_create(inner: &Inner, request: VolumeCreate) -> Result<VolumeView, EngineError> {
+pub(crate) fn volume_create(
+    inner: &Inner,
+    request: VolumeCreate,
+) -> Result<VolumeView, EngineError> {
     let mut wanted = if request.name.is_empty() {
         CreateVolume::anonymous(Durability::PowerCut)
     } else {
-        let name = request.name.parse().map_err(|error: kekkai_types::ParseNameError| {
-            EngineError::Invalid(error.to_string())
-        })?;
+        let name = request
+            .name
+            .parse()
+            .map_err(|error: kekkai_types::ParseNameError| {
+                EngineError::Invalid(error.to_string())
+            })?;
         CreateVolume::named(name)
     };
     let is_new = request.name.is_empty() || inner.volumes.inspect(&request.name).is_err();
@@ -71,16 +79,27 @@ pub(crate) fn volume_create(inner: &Inner, request: VolumeCreate) -> Result<Volu
     }
     wanted.options = request.driver_options;
     wanted.labels.extend(request.labels);
-    let volume = inner.volumes.create(wanted).map_err(|error| volume_error(&error))?;
+    let volume = inner
+        .volumes
+        .create(wanted)
+        .map_err(|error| volume_error(&error))?;
     if is_new {
         let attributes = vec![("driver".to_owned(), volume.driver.clone())];
-        inner.events.publish(EventKind::Volume, "create", volume.name.as_str(), attributes);
+        inner.events.publish(
+            EventKind::Volume,
+            "create",
+            volume.name.as_str(),
+            attributes,
+        );
     }
     Ok(volume_view(volume))
 }
 
 /// The volumes that satisfy Docker's filters.
-pub(crate) fn volume_list(inner: &Inner, filters: &Filters) -> Result<Vec<VolumeView>, EngineError> {
+pub(crate) fn volume_list(
+    inner: &Inner,
+    filters: &Filters,
+) -> Result<Vec<VolumeView>, EngineError> {
     check_keys(filters, &["dangling", "driver", "label", "name"])?;
     let filter = VolumeFilter {
         names: filters.get("name").to_vec(),
@@ -89,19 +108,34 @@ pub(crate) fn volume_list(inner: &Inner, filters: &Filters) -> Result<Vec<Volume
         without_labels: Vec::new(),
         dangling: boolean("dangling", filters)?,
     };
-    Ok(inner.volumes.list(&filter).into_iter().map(volume_view).collect())
+    Ok(inner
+        .volumes
+        .list(&filter)
+        .into_iter()
+        .map(volume_view)
+        .collect())
 }
 
 /// One volume.
 pub(crate) fn volume_inspect(inner: &Inner, name: &str) -> Result<VolumeView, EngineError> {
-    inner.volumes.inspect(name).map(volume_view).map_err(|error| volume_error(&error))
+    inner
+        .volumes
+        .inspect(name)
+        .map(volume_view)
+        .map_err(|error| volume_error(&error))
 }
 
 /// Removes a volume that nobody uses.
 pub(crate) fn volume_remove(inner: &Inner, name: &str, force: bool) -> Result<(), EngineError> {
-    if let Some(volume) = inner.volumes.remove(name, force).map_err(|error| volume_error(&error))? {
+    if let Some(volume) = inner
+        .volumes
+        .remove(name, force)
+        .map_err(|error| volume_error(&error))?
+    {
         let attributes = vec![("driver".to_owned(), volume.driver)];
-        inner.events.publish(EventKind::Volume, "destroy", name, attributes);
+        inner
+            .events
+            .publish(EventKind::Volume, "destroy", name, attributes);
     }
     Ok(())
 }
@@ -114,14 +148,25 @@ pub(crate) fn volume_prune(inner: &Inner, filters: &Filters) -> Result<PruneRepo
         without_labels: labels(filters.get("label!")),
         ..Default::default()
     };
-    let scope = if boolean("all", filters)? == Some(true) { PruneScope::All } else { PruneScope::Anonymous };
-    let report = inner.volumes.prune(scope, &filter).map_err(|error| volume_error(&error))?;
+    let scope = if boolean("all", filters)? == Some(true) {
+        PruneScope::All
+    } else {
+        PruneScope::Anonymous
+    };
+    let report = inner
+        .volumes
+        .prune(scope, &filter)
+        .map_err(|error| volume_error(&error))?;
     for name in &report.deleted {
         let attributes = vec![("driver".to_owned(), "local".to_owned())];
-        inner.events.publish(EventKind::Volume, "destroy", name.as_str(), attributes);
+        inner
+            .events
+            .publish(EventKind::Volume, "destroy", name.as_str(), attributes);
     }
     let attributes = vec![("reclaimed".to_owned(), report.reclaimed.to_string())];
-    inner.events.publish(EventKind::Volume, "prune", "", attributes);
+    inner
+        .events
+        .publish(EventKind::Volume, "prune", "", attributes);
     Ok(PruneReport {
         deleted: report.deleted.iter().map(ToString::to_string).collect(),
         space_reclaimed: report.reclaimed,
@@ -151,7 +196,10 @@ fn network_view(inner: &Inner, info: NetworkInfo) -> NetworkView {
                 ipv4_address: format!("{}/{}", record.address, record.prefix_len),
                 ipv6_address: String::new(),
             },
-            None => NetworkMember { name, ..Default::default() },
+            None => NetworkMember {
+                name,
+                ..Default::default()
+            },
         };
         members.insert(container.id.to_string(), member);
     }
@@ -160,8 +208,14 @@ fn network_view(inner: &Inner, info: NetworkInfo) -> NetworkView {
         name: info.name,
         created: Some(info.created),
         driver: info.driver.as_str().to_owned(),
-        subnet: info.subnet.map(|subnet| subnet.to_network_string()).unwrap_or_default(),
-        gateway: info.subnet.map(|subnet| subnet.address.to_string()).unwrap_or_default(),
+        subnet: info
+            .subnet
+            .map(|subnet| subnet.to_network_string())
+            .unwrap_or_default(),
+        gateway: info
+            .subnet
+            .map(|subnet| subnet.address.to_string())
+            .unwrap_or_default(),
         enable_ipv6: false,
         options: info.options.into_iter().collect(),
         labels: BTreeMap::new(),
@@ -170,14 +224,24 @@ fn network_view(inner: &Inner, info: NetworkInfo) -> NetworkView {
 }
 
 /// The networks that satisfy Docker's filters.
-pub(crate) fn network_list(inner: &Inner, filters: &Filters) -> Result<Vec<NetworkView>, EngineError> {
-    check_keys(filters, &["dangling", "driver", "id", "label", "name", "scope", "type"])?;
+pub(crate) fn network_list(
+    inner: &Inner,
+    filters: &Filters,
+) -> Result<Vec<NetworkView>, EngineError> {
+    check_keys(
+        filters,
+        &["dangling", "driver", "id", "label", "name", "scope", "type"],
+    )?;
     let dangling = boolean("dangling", filters)?;
     let any = |key: &str, test: &dyn Fn(&str) -> bool| {
         let values = filters.get(key);
         values.is_empty() || values.iter().any(|value| test(value))
     };
-    let networks = inner.network.as_ref().map(kekkai_network::NetworkService::list).unwrap_or_default();
+    let networks = inner
+        .network
+        .as_ref()
+        .map(kekkai_network::NetworkService::list)
+        .unwrap_or_default();
     let fits = |info: &NetworkInfo| {
         any("driver", &|driver| info.driver.as_str() == driver)
             && any("id", &|id| info.id.to_string().starts_with(id))
@@ -188,12 +252,19 @@ pub(crate) fn network_list(inner: &Inner, filters: &Filters) -> Result<Vec<Netwo
             // The built-in networks are never dangling.
             && dangling != Some(true)
     };
-    Ok(networks.into_iter().filter(fits).map(|info| network_view(inner, info)).collect())
+    Ok(networks
+        .into_iter()
+        .filter(fits)
+        .map(|info| network_view(inner, info))
+        .collect())
 }
 
 /// One network.
 pub(crate) fn network_inspect(inner: &Inner, name: &str) -> Result<NetworkView, EngineError> {
-    let network = inner.network.as_ref().ok_or_else(|| EngineError::NoSuchNetwork(name.to_owned()))?;
+    let network = inner
+        .network
+        .as_ref()
+        .ok_or_else(|| EngineError::NoSuchNetwork(name.to_owned()))?;
     let info = network.inspect(name).map_err(|error| match error {
         kekkai_network::NetworkError::NotFound(_) => EngineError::NoSuchNetwork(name.to_owned()),
         other => network_error(&other),
@@ -202,14 +273,19 @@ pub(crate) fn network_inspect(inner: &Inner, name: &str) -> Result<NetworkView, 
 }
 
 /// The stopped containers that a prune takes.
-pub(crate) fn prunable(inner: &Inner, filters: &Filters) -> Result<Vec<crate::model::ContainerView>, EngineError> {
+pub(crate) fn prunable(
+    inner: &Inner,
+    filters: &Filters,
+) -> Result<Vec<crate::model::ContainerView>, EngineError> {
     check_keys(filters, &["label", "label!", "until"])?;
     let until = filters
         .get("until")
         .last()
         .map(|text| {
             Timestamp::parse_relative(text, Timestamp::now()).map_err(|_| {
-                EngineError::Invalid(format!("failed to parse value as time or duration: {text:?}"))
+                EngineError::Invalid(format!(
+                    "failed to parse value as time or duration: {text:?}"
+                ))
             })
         })
         .transpose()?;
@@ -228,8 +304,10 @@ pub(crate) fn prunable(inner: &Inner, filters: &Filters) -> Result<Vec<crate::mo
         .iter()
         .map(|container| list::view(inner, container))
         .filter(|view| {
-            matches!(view.state.lifecycle, Lifecycle::Created | Lifecycle::Exited(_) | Lifecycle::Dead)
-                && until.is_none_or(|until| view.created < until)
+            matches!(
+                view.state.lifecycle,
+                Lifecycle::Created | Lifecycle::Exited(_) | Lifecycle::Dead
+            ) && until.is_none_or(|until| view.created < until)
                 && wanted.iter().all(|label| has(view, label))
                 && !unwanted.iter().any(|label| has(view, label))
         })
@@ -273,10 +351,16 @@ pub(crate) fn info(inner: &Inner) -> EngineInfo {
         running,
         paused,
         stopped,
-        images: inner.images.list(&kekkai_image::ListFilter::default()).len(),
+        images: inner
+            .images
+            .list(&kekkai_image::ListFilter::default())
+            .len(),
         driver: "overlay2".to_owned(),
         driver_status: vec![
-            ("Backing Filesystem".to_owned(), backing(&inner.config.data_root)),
+            (
+                "Backing Filesystem".to_owned(),
+                backing(&inner.config.data_root),
+            ),
             ("Supports d_type".to_owned(), "true".to_owned()),
             ("Native Overlay Diff".to_owned(), "true".to_owned()),
         ],
@@ -299,7 +383,8 @@ pub(crate) fn info(inner: &Inner) -> EngineInfo {
         security_options,
         registry_mirrors: inner.config.registry_mirrors.clone(),
         insecure_registries: inner.config.insecure_registries.clone(),
-        ipv4_forwarding: std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1"),
+        ipv4_forwarding: std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
+            .is_ok_and(|text| text.trim() == "1"),
         oom_kill_disable: features.oom_kill_disable,
         cpu_shares: features.cpu_shares,
         cpu_cfs: features.cpu_quota,

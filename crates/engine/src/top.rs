@@ -49,12 +49,23 @@ fn read(pid: u32) -> Option<Process> {
     let open = stat.find('(')?;
     let close = stat.rfind(')')?;
     let fields: Vec<&str> = stat.get(close + 2..)?.split(' ').collect();
-    let number = |index: usize| fields.get(index).and_then(|text| text.parse::<i64>().ok()).unwrap_or(0);
+    let number = |index: usize| {
+        fields
+            .get(index)
+            .and_then(|text| text.parse::<i64>().ok())
+            .unwrap_or(0)
+    };
     let unsigned = |index: usize| u64::try_from(number(index)).unwrap_or(0);
-    let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
-    let first = |key: &str| line(key).and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+    let line = |key: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+    };
+    let first =
+        |key: &str| line(key).and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
     // The second number of a Uid or Gid line is the effective one.
-    let effective = |key: &str| line(key).and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
+    let effective =
+        |key: &str| line(key).and_then(|text| text.split_whitespace().nth(1)?.parse().ok());
     let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words: Vec<String> = cmdline
         .split(|byte| *byte == 0)
@@ -67,9 +78,16 @@ fn read(pid: u32) -> Option<Process> {
         ppid: u32::try_from(number(1)).unwrap_or(0),
         uid: effective("Uid").unwrap_or(0),
         gid: effective("Gid").unwrap_or(0),
-        cmdline: if words.is_empty() { format!("[{comm}]") } else { words.join(" ") },
+        cmdline: if words.is_empty() {
+            format!("[{comm}]")
+        } else {
+            words.join(" ")
+        },
         comm,
-        state: fields.first().and_then(|text| text.chars().next()).unwrap_or('?'),
+        state: fields
+            .first()
+            .and_then(|text| text.chars().next())
+            .unwrap_or('?'),
         tty: i32::try_from(number(4)).unwrap_or(0),
         session_leader: number(3) == i64::from(pid),
         foreground: number(5) > 0 && number(5) == number(2),
@@ -86,7 +104,11 @@ fn read(pid: u32) -> Option<Process> {
 impl Moment {
     fn now() -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
-        let uptime = text("/proc/uptime").split(' ').next().and_then(|word| word.parse().ok()).unwrap_or(0.0);
+        let uptime = text("/proc/uptime")
+            .split(' ')
+            .next()
+            .and_then(|word| word.parse().ok())
+            .unwrap_or(0.0);
         let now = kekkai_types::Timestamp::now().unix_seconds();
         let boot = text("/proc/stat")
             .lines()
@@ -94,7 +116,13 @@ impl Moment {
             .unwrap_or(now);
         let mem_total_kib = text("/proc/meminfo")
             .lines()
-            .find_map(|line| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse().ok())
+            .find_map(|line| {
+                line.strip_prefix("MemTotal:")?
+                    .trim()
+                    .strip_suffix(" kB")?
+                    .parse()
+                    .ok()
+            })
             .unwrap_or(1);
         let users = text("/etc/passwd")
             .lines()
@@ -104,12 +132,23 @@ impl Moment {
                 Some((parts.nth(1)?.parse().ok()?, name))
             })
             .collect();
-        Self { uptime, boot, now, mem_total_kib, users, zone: jiff::tz::TimeZone::system() }
+        Self {
+            uptime,
+            boot,
+            now,
+            mem_total_kib,
+            users,
+            zone: jiff::tz::TimeZone::system(),
+        }
     }
 
     /// A user's name as ps shows it: long ones by number.
     fn user(&self, uid: u32) -> String {
-        self.users.get(&uid).filter(|name| name.len() <= 32).cloned().unwrap_or_else(|| uid.to_string())
+        self.users
+            .get(&uid)
+            .filter(|name| name.len() <= 32)
+            .cloned()
+            .unwrap_or_else(|| uid.to_string())
     }
 
     fn started(&self, process: &Process) -> i64 {
@@ -118,7 +157,9 @@ impl Moment {
 
     fn start_text(&self, process: &Process) -> String {
         let started = self.started(process);
-        let Ok(moment) = jiff::Timestamp::from_second(started) else { return "?".to_owned() };
+        let Ok(moment) = jiff::Timestamp::from_second(started) else {
+            return "?".to_owned();
+        };
         let zoned = moment.to_zoned(self.zone.clone());
         let same_year = jiff::Timestamp::from_second(self.now)
             .is_ok_and(|now| now.to_zoned(self.zone.clone()).year() == zoned.year());
@@ -133,7 +174,11 @@ impl Moment {
     #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
     fn cpu_percent(&self, process: &Process) -> f64 {
         let alive = self.uptime - process.start_ticks as f64 / TICKS as f64;
-        if alive <= 0.0 { 0.0 } else { process.cpu_ticks as f64 / TICKS as f64 * 100.0 / alive }
+        if alive <= 0.0 {
+            0.0
+        } else {
+            process.cpu_ticks as f64 / TICKS as f64 * 100.0 / alive
+        }
     }
 
     #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
@@ -148,13 +193,21 @@ impl Moment {
             "C" => format!("{:.0}", self.cpu_percent(process).min(99.0).floor()),
             "STIME" | "START" => self.start_text(process),
             "TTY" | "TT" => tty(process.tty),
-            "TIME" => format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60),
+            "TIME" => format!(
+                "{:02}:{:02}:{:02}",
+                seconds / 3600,
+                seconds / 60 % 60,
+                seconds % 60
+            ),
             "TIMEB" => format!("{}:{:02}", seconds / 60, seconds % 60),
             "ELAPSED" => elapsed(u64::try_from(self.now - self.started(process)).unwrap_or(0)),
             "CMD" | "COMMANDF" => process.cmdline.clone(),
             "COMMAND" => process.comm.clone(),
             "%CPU" => format!("{:.1}", self.cpu_percent(process)),
-            "%MEM" => format!("{:.1}", process.rss_kib as f64 * 100.0 / self.mem_total_kib as f64),
+            "%MEM" => format!(
+                "{:.1}",
+                process.rss_kib as f64 * 100.0 / self.mem_total_kib as f64
+            ),
             "VSZ" => process.vsz_kib.to_string(),
             "RSS" => process.rss_kib.to_string(),
             "NI" => process.nice.to_string(),
@@ -231,7 +284,12 @@ const AUX: [Column; 11] = [
     ("COMMAND", "COMMANDF"),
 ];
 
-const SHORT: [Column; 4] = [("PID", "PID"), ("TTY", "TTY"), ("TIME", "TIME"), ("CMD", "COMMAND")];
+const SHORT: [Column; 4] = [
+    ("PID", "PID"),
+    ("TTY", "TTY"),
+    ("TIME", "TIME"),
+    ("CMD", "COMMAND"),
+];
 
 /// The columns of `-o LIST`.
 fn named(word: &str) -> Option<Column> {
@@ -282,11 +340,18 @@ fn columns(arguments: &str) -> Result<Vec<Column>, EngineError> {
                 continue;
             }
             "-w" | "-ww" | "ww" | "w" => continue,
-            "-o" | "o" | "--format" | "-eo" | "-Ao" | "axo" | "-axo" => words.next().unwrap_or_default().to_owned(),
-            other => match ["--format=", "-eo", "-Ao", "-o"].iter().find_map(|prefix| other.strip_prefix(prefix)) {
+            "-o" | "o" | "--format" | "-eo" | "-Ao" | "axo" | "-axo" => {
+                words.next().unwrap_or_default().to_owned()
+            }
+            other => match ["--format=", "-eo", "-Ao", "-o"]
+                .iter()
+                .find_map(|prefix| other.strip_prefix(prefix))
+            {
                 Some(list) if !list.is_empty() => list.to_owned(),
                 _ if other.starts_with("--") => {
-                    return Err(EngineError::System("ps: error: unknown gnu long option".to_owned()));
+                    return Err(EngineError::System(
+                        "ps: error: unknown gnu long option".to_owned(),
+                    ));
                 }
                 _ => return Err(refuse(other)),
             },
@@ -300,7 +365,9 @@ fn columns(arguments: &str) -> Result<Vec<Column>, EngineError> {
         chosen = base.unwrap_or(&FULL).to_vec();
     }
     if chosen.iter().all(|(title, _)| *title != "PID") {
-        return Err(EngineError::System("Couldn't find PID field in ps output".to_owned()));
+        return Err(EngineError::System(
+            "Couldn't find PID field in ps output".to_owned(),
+        ));
     }
     Ok(chosen)
 }
@@ -314,9 +381,20 @@ pub(crate) fn top(pids: &[u32], arguments: &str) -> Result<TopResult, EngineErro
     let processes = pids
         .into_iter()
         .filter_map(read)
-        .map(|process| columns.iter().map(|(_, what)| moment.column(what, &process)).collect())
+        .map(|process| {
+            columns
+                .iter()
+                .map(|(_, what)| moment.column(what, &process))
+                .collect()
+        })
         .collect();
-    Ok(TopResult { titles: columns.iter().map(|(title, _)| (*title).to_owned()).collect(), processes })
+    Ok(TopResult {
+        titles: columns
+            .iter()
+            .map(|(title, _)| (*title).to_owned())
+            .collect(),
+        processes,
+    })
 }
 
 #[cfg(test)]
@@ -326,9 +404,16 @@ mod tests {
     #[test]
     fn our_own_process() {
         let result = top(&[std::process::id()], "").unwrap();
-        assert_eq!(result.titles, ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]);
+        assert_eq!(
+            result.titles,
+            ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
+        );
         assert_eq!(result.processes[0][1], std::process::id().to_string());
-        assert!(result.processes[0][7].contains("engine"), "{:?}", result.processes);
+        assert!(
+            result.processes[0][7].contains("engine"),
+            "{:?}",
+            result.processes
+        );
         let result = top(&[std::process::id()], "-o pid,comm,%mem").unwrap();
         assert_eq!(result.titles, ["PID", "COMMAND", "%MEM"]);
         assert_eq!(top(&[1], "aux").unwrap().titles.len(), 11);
@@ -336,9 +421,20 @@ mod tests {
 
     #[test]
     fn arguments() {
-        assert_eq!(top(&[], "-o comm").unwrap_err().to_string(), "Couldn't find PID field in ps output");
-        assert_eq!(top(&[], "--foo").unwrap_err().to_string(), "ps: error: unknown gnu long option");
-        assert!(top(&[], "-o pid,bogus").unwrap_err().to_string().contains("bogus"));
+        assert_eq!(
+            top(&[], "-o comm").unwrap_err().to_string(),
+            "Couldn't find PID field in ps output"
+        );
+        assert_eq!(
+            top(&[], "--foo").unwrap_err().to_string(),
+            "ps: error: unknown gnu long option"
+        );
+        assert!(
+            top(&[], "-o pid,bogus")
+                .unwrap_err()
+                .to_string()
+                .contains("bogus")
+        );
         assert_eq!(tty(34816), "pts/0");
         assert_eq!(elapsed(90_061), "1-01:01:01");
     }

@@ -32,9 +32,10 @@ pub(crate) struct Target {
 
 fn archive_error(target: &Target, path: &str, error: &ArchiveError) -> EngineError {
     match kekkai_types::Classify::class(error) {
-        ErrorClass::NotFound => {
-            EngineError::NotFound(format!("Could not find the file {path} in container {}", target.called))
-        }
+        ErrorClass::NotFound => EngineError::NotFound(format!(
+            "Could not find the file {path} in container {}",
+            target.called
+        )),
         ErrorClass::InvalidArgument => EngineError::Invalid(error.to_string()),
         ErrorClass::Conflict => EngineError::Conflict(error.to_string()),
         _ => EngineError::System(error.to_string()),
@@ -43,7 +44,9 @@ fn archive_error(target: &Target, path: &str, error: &ArchiveError) -> EngineErr
 
 fn check_path(path: &str) -> Result<(), EngineError> {
     if path.is_empty() {
-        return Err(EngineError::Invalid("bad parameter: path cannot be empty".to_owned()));
+        return Err(EngineError::Invalid(
+            "bad parameter: path cannot be empty".to_owned(),
+        ));
     }
     Ok(())
 }
@@ -52,16 +55,26 @@ fn check_path(path: &str) -> Result<(), EngineError> {
 fn root(inner: &Inner, container: &Container) -> Result<OwnedFd, EngineError> {
     let lifecycle = container.lifecycle();
     if matches!(lifecycle, Lifecycle::Removing | Lifecycle::Dead) {
-        return Err(EngineError::Conflict(format!("container {} is marked for removal", container.id)));
+        return Err(EngineError::Conflict(format!(
+            "container {} is marked for removal",
+            container.id
+        )));
     }
     if let Some(running) = lifecycle.running() {
         let path = format!("/proc/{}/root", running.pid);
-        let opened = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let opened = rustix::fs::open(
+            &path,
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        );
         // The process may have ended while we opened: then this is no longer its directory.
         match opened {
             Ok(root) if container.lifecycle().running() == Some(running) => return Ok(root),
             _ if container.lifecycle().running() == Some(running) => {
-                return Err(EngineError::System(format!("entering container {}", container.id)));
+                return Err(EngineError::System(format!(
+                    "entering container {}",
+                    container.id
+                )));
             }
             _ => {}
         }
@@ -72,7 +85,11 @@ fn root(inner: &Inner, container: &Container) -> Result<OwnedFd, EngineError> {
         .mount_detached(&container.id.to_string())
         .map_err(|error| EngineError::System(error.to_string()))?;
     let spec = container.spec();
-    for point in spec.mounts.iter().filter(|point| point.kind != MountKind::Tmpfs) {
+    for point in spec
+        .mounts
+        .iter()
+        .filter(|point| point.kind != MountKind::Tmpfs)
+    {
         if let Err(error) = mount_on(root.as_fd(), &point.source, &point.destination) {
             tracing::debug!(container = %container.id, destination = point.destination, %error, "mounting for a copy");
         }
@@ -88,7 +105,8 @@ fn mount_on(root: std::os::fd::BorrowedFd<'_>, source: &str, destination: &str) 
         Ok(target) => target,
         // The place is made at the first start; here it may be too early for that.
         Err(_) if rustix::fs::fstat(&tree).is_ok_and(|stat| is_directory(&stat)) => {
-            kekkai_sys::beneath::mkdir_all(root, destination, Mode::from_raw_mode(0o755)).map_err(io::Error::from)?
+            kekkai_sys::beneath::mkdir_all(root, destination, Mode::from_raw_mode(0o755))
+                .map_err(io::Error::from)?
         }
         Err(_) => kekkai_sys::beneath::create_file(root, destination, Mode::from_raw_mode(0o644))
             .map_err(io::Error::from)?,
@@ -103,11 +121,14 @@ fn is_directory(stat: &rustix::fs::Stat) -> bool {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
 ) -> Result<T, EngineError> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| EngineError::Internal(error.to_string()))?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| EngineError::Internal(error.to_string()))?
 }
 
 fn stat_in(target: &Target, root: &OwnedFd, path: &str) -> Result<ArchiveStat, EngineError> {
-    let stat = stat_path(root.as_fd(), Path::new(path)).map_err(|error| archive_error(target, path, &error))?;
+    let stat = stat_path(root.as_fd(), Path::new(path))
+        .map_err(|error| archive_error(target, path, &error))?;
     Ok(ArchiveStat {
         name: stat.name,
         size: stat.size,
@@ -126,7 +147,11 @@ async fn hold(container: &Container) -> Option<OwnedRwLockReadGuard<()>> {
 }
 
 /// What is at a path of a container.
-pub(crate) async fn stat(inner: Arc<Inner>, target: Target, path: String) -> Result<ArchiveStat, EngineError> {
+pub(crate) async fn stat(
+    inner: Arc<Inner>,
+    target: Target,
+    path: String,
+) -> Result<ArchiveStat, EngineError> {
     check_path(&path)?;
     let held = hold(&target.container).await;
     blocking(move || {
@@ -157,8 +182,13 @@ impl Write for Pieces {
         if self.piece.is_empty() {
             return Ok(());
         }
-        let piece = Bytes::from(std::mem::replace(&mut self.piece, Vec::with_capacity(PIECE)));
-        self.sender.blocking_send(Ok(piece)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        let piece = Bytes::from(std::mem::replace(
+            &mut self.piece,
+            Vec::with_capacity(PIECE),
+        ));
+        self.sender
+            .blocking_send(Ok(piece))
+            .map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -181,7 +211,10 @@ pub(crate) async fn get(
     inner.container_event(&container, "archive-path", &[]);
     let (sender, receiver) = mpsc::channel(BYTE_STREAM_DEPTH);
     tokio::task::spawn_blocking(move || {
-        let mut pieces = Pieces { sender, piece: Vec::with_capacity(PIECE) };
+        let mut pieces = Pieces {
+            sender,
+            piece: Vec::with_capacity(PIECE),
+        };
         let outcome = pack_path(root.as_fd(), Path::new(&path), &mut pieces)
             .map_err(|error| io::Error::other(error.to_string()))
             .and_then(|()| pieces.flush());
@@ -219,19 +252,20 @@ impl Read for Incoming {
 /// Whether a path may be written to, by the mount it lies on.
 fn check_writable(container: &Container, path: &str) -> Result<(), EngineError> {
     let (spec, path) = (container.spec(), clean(path));
-    let beneath = |destination: &str| path == destination || path.starts_with(&format!("{destination}/"));
+    let beneath =
+        |destination: &str| path == destination || path.starts_with(&format!("{destination}/"));
     let deepest = spec
         .mounts
         .iter()
         .filter(|point| beneath(&point.destination))
         .max_by_key(|point| point.destination.len());
     match deepest {
-        Some(point) if !point.read_write => {
-            Err(EngineError::Forbidden("mounted volume is marked read-only".to_owned()))
-        }
-        None if spec.host.readonly_rootfs => {
-            Err(EngineError::Forbidden("container rootfs is marked read-only".to_owned()))
-        }
+        Some(point) if !point.read_write => Err(EngineError::Forbidden(
+            "mounted volume is marked read-only".to_owned(),
+        )),
+        None if spec.host.readonly_rootfs => Err(EngineError::Forbidden(
+            "container rootfs is marked read-only".to_owned(),
+        )),
         _ => Ok(()),
     }
 }
@@ -245,26 +279,43 @@ fn owner(container: &Container, root: &OwnedFd) -> Result<(u32, u32), EngineErro
     }
     let (user, group) = text.split_once(':').unwrap_or((&text, ""));
     let file = |path: &str| {
-        let bytes = kekkai_sys::beneath::read_file(root.as_fd(), path, MAX_PASSWD).unwrap_or_default();
+        let bytes =
+            kekkai_sys::beneath::read_file(root.as_fd(), path, MAX_PASSWD).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
     };
     let find = |path: &str, name: &str| {
         file(path).lines().find_map(|line| {
             let fields: Vec<&str> = line.split(':').collect();
             let matches = fields.first() == Some(&name) || fields.get(2) == Some(&name);
-            matches.then(|| (fields.get(2)?.parse().ok(), fields.get(3).and_then(|gid| gid.parse().ok())).into()).flatten()
+            matches
+                .then(|| {
+                    (
+                        fields.get(2)?.parse().ok(),
+                        fields.get(3).and_then(|gid| gid.parse().ok()),
+                    )
+                        .into()
+                })
+                .flatten()
         })
     };
     let missing = |what: &str, name: &str| {
-        EngineError::Invalid(format!("unable to find {what} {name}: no matching entries in {what} file"))
+        EngineError::Invalid(format!(
+            "unable to find {what} {name}: no matching entries in {what} file"
+        ))
     };
     let found: Option<(Option<u32>, Option<u32>)> = find("etc/passwd", user);
-    let uid = found.and_then(|(uid, _)| uid).or_else(|| user.parse().ok()).ok_or_else(|| missing("user", user))?;
+    let uid = found
+        .and_then(|(uid, _)| uid)
+        .or_else(|| user.parse().ok())
+        .ok_or_else(|| missing("user", user))?;
     let gid = if group.is_empty() {
         found.and_then(|(_, gid)| gid).unwrap_or(0)
     } else {
         let found: Option<(Option<u32>, Option<u32>)> = find("etc/group", group);
-        found.and_then(|(gid, _)| gid).or_else(|| group.parse().ok()).ok_or_else(|| missing("group", group))?
+        found
+            .and_then(|(gid, _)| gid)
+            .or_else(|| group.parse().ok())
+            .ok_or_else(|| missing("group", group))?
     };
     Ok((uid, gid))
 }
@@ -287,15 +338,30 @@ pub(crate) async fn put(
         let root = root(&within, &of.container)?;
         let options = UnpackOptions {
             no_overwrite_dir_non_dir: options.no_overwrite_dir_non_dir,
-            owner: if options.copy_uid_gid { Some(owner(&of.container, &root)?) } else { None },
+            owner: if options.copy_uid_gid {
+                Some(owner(&of.container, &root)?)
+            } else {
+                None
+            },
         };
-        let stat = stat_path(root.as_fd(), Path::new(&format!("{}/", path.trim_end_matches('/'))));
+        let stat = stat_path(
+            root.as_fd(),
+            Path::new(&format!("{}/", path.trim_end_matches('/'))),
+        );
         if stat.is_err() {
             // Tells apart what is missing and what is no directory, as dockerd does.
             stat_in(&of, &root, &path)?;
-            return Err(EngineError::Invalid("extraction point is not a directory".to_owned()));
+            return Err(EngineError::Invalid(
+                "extraction point is not a directory".to_owned(),
+            ));
         }
-        let mut reader = BufReader::with_capacity(PIECE, Incoming { receiver: body, piece: Bytes::new() });
+        let mut reader = BufReader::with_capacity(
+            PIECE,
+            Incoming {
+                receiver: body,
+                piece: Bytes::new(),
+            },
+        );
         unpack_into(root.as_fd(), Path::new(&path), &mut reader, &options)
             .map_err(|error| archive_error(&of, &path, &error))
     })

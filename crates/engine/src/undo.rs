@@ -11,7 +11,9 @@ pub(crate) struct Undo {
 
 impl fmt::Debug for Undo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Undo").field("steps", &self.steps.len()).finish()
+        f.debug_struct("Undo")
+            .field("steps", &self.steps.len())
+            .finish()
     }
 }
 

@@ -30,20 +30,38 @@ fn merge(current: &Resources, wanted: Resources) -> Result<Resources, EngineErro
             }
         )+};
     }
-    if wanted.nano_cpus != 0 && (current.cpu_period != 0 || current.cpu_quota != 0) && wanted.cpu_period == 0 {
+    if wanted.nano_cpus != 0
+        && (current.cpu_period != 0 || current.cpu_quota != 0)
+        && wanted.cpu_period == 0
+    {
         return Err(EngineError::Conflict(
-            "Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set".to_owned(),
+            "Conflicting options: Nano CPUs cannot be updated as CPU Period has already been set"
+                .to_owned(),
         ));
     }
     number!(
-        cpu_shares, nano_cpus, cpu_period, cpu_quota, cpu_realtime_period, cpu_realtime_runtime, memory,
-        memory_reservation, memory_swap, kernel_memory, kernel_memory_tcp, blkio_weight
+        cpu_shares,
+        nano_cpus,
+        cpu_period,
+        cpu_quota,
+        cpu_realtime_period,
+        cpu_realtime_runtime,
+        memory,
+        memory_reservation,
+        memory_swap,
+        kernel_memory,
+        kernel_memory_tcp,
+        blkio_weight
     );
     text!(cpuset_cpus, cpuset_mems);
     if wanted.pids_limit.is_some() {
         merged.pids_limit = wanted.pids_limit;
     }
-    if wanted.memory > 0 && wanted.memory_swap == 0 && current.memory_swap > 0 && wanted.memory > current.memory_swap {
+    if wanted.memory > 0
+        && wanted.memory_swap == 0
+        && current.memory_swap > 0
+        && wanted.memory > current.memory_swap
+    {
         return Err(EngineError::Conflict(
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
                 .to_owned(),
@@ -103,10 +121,12 @@ pub(crate) async fn update(
             .map_err(|error| EngineError::Invalid(error.to_string()))?;
         let path = inner.cgroup_path(id, &spec);
         let of = Arc::clone(&inner);
-        tokio::task::spawn_blocking(move || Cgroup::new(&of.cgroups, &path).and_then(|cgroup| cgroup.update(&limits)))
-            .await
-            .map_err(|error| EngineError::Internal(error.to_string()))?
-            .map_err(|error| EngineError::System(format!("Cannot update container {id}: {error}")))?;
+        tokio::task::spawn_blocking(move || {
+            Cgroup::new(&of.cgroups, &path).and_then(|cgroup| cgroup.update(&limits))
+        })
+        .await
+        .map_err(|error| EngineError::Internal(error.to_string()))?
+        .map_err(|error| EngineError::System(format!("Cannot update container {id}: {error}")))?;
     }
     {
         let mut shared = container.lock();
@@ -119,7 +139,9 @@ pub(crate) async fn update(
         }
     }
     if let Some(written) = container.persist(&inner.database, Durability::PowerCut) {
-        written.await.map_err(|_| EngineError::Unavailable("the database is closed".to_owned()))??;
+        written
+            .await
+            .map_err(|_| EngineError::Unavailable("the database is closed".to_owned()))??;
     }
     inner.container_event(&container, "update", &[]);
     Ok(warnings)

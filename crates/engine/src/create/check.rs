@@ -53,7 +53,8 @@ pub(crate) struct Security<'a> {
 pub(crate) fn security(options: &[String]) -> Result<Security<'_>, EngineError> {
     let mut parsed = Security::default();
     for option in options {
-        let bad = |number| EngineError::System(format!("invalid --security-opt {number}: {option:?}"));
+        let bad =
+            |number| EngineError::System(format!("invalid --security-opt {number}: {option:?}"));
         if option == "no-new-privileges" {
             parsed.no_new_privileges = Some(true);
             continue;
@@ -83,7 +84,10 @@ pub(crate) fn security(options: &[String]) -> Result<Security<'_>, EngineError> 
 }
 
 /// Checks a whole request and fills in what does not depend on the image. Answers warnings.
-pub(crate) fn check(request: &mut CreateContainer, facts: &HostFacts) -> Result<Vec<String>, EngineError> {
+pub(crate) fn check(
+    request: &mut CreateContainer,
+    facts: &HostFacts,
+) -> Result<Vec<String>, EngineError> {
     let mut warnings = Vec::new();
     config(&request.config)?;
     modes(&request.config, &request.host)?;
@@ -96,13 +100,24 @@ pub(crate) fn check(request: &mut CreateContainer, facts: &HostFacts) -> Result<
 }
 
 fn config(config: &ContainerConfig) -> Result<(), EngineError> {
-    if let Some(directory) = config.working_dir.as_deref().filter(|directory| !directory.is_empty())
+    if let Some(directory) = config
+        .working_dir
+        .as_deref()
+        .filter(|directory| !directory.is_empty())
         && !directory.starts_with('/')
     {
-        return invalid(format!("the working directory '{directory}' is invalid, it needs to be an absolute path"));
+        return invalid(format!(
+            "the working directory '{directory}' is invalid, it needs to be an absolute path"
+        ));
     }
-    if let Some(signal) = config.stop_signal.as_deref().filter(|signal| !signal.is_empty()) {
-        signal.parse::<Signal>().map_err(|_| EngineError::Invalid(format!("invalid signal: {signal}")))?;
+    if let Some(signal) = config
+        .stop_signal
+        .as_deref()
+        .filter(|signal| !signal.is_empty())
+    {
+        signal
+            .parse::<Signal>()
+            .map_err(|_| EngineError::Invalid(format!("invalid signal: {signal}")))?;
     }
     for entry in &config.env {
         if entry.is_empty() || entry.starts_with('=') {
@@ -112,11 +127,18 @@ fn config(config: &ContainerConfig) -> Result<(), EngineError> {
             return invalid("invalid environment variable: it contains a zero byte");
         }
     }
-    let words = config.entrypoint.iter().flatten().chain(config.cmd.iter().flatten());
+    let words = config
+        .entrypoint
+        .iter()
+        .flatten()
+        .chain(config.cmd.iter().flatten());
     if words.into_iter().any(|word| word.contains('\0')) {
         return invalid("invalid command: it contains a zero byte");
     }
-    for (what, name) in [("hostname", &config.hostname), ("domainname", &config.domainname)] {
+    for (what, name) in [
+        ("hostname", &config.hostname),
+        ("domainname", &config.domainname),
+    ] {
         let name = name.as_deref().unwrap_or_default();
         if name.len() > 64 || name.contains(['\0', '\n', '/']) {
             return invalid(format!("invalid {what}: {name:?}"));
@@ -150,7 +172,15 @@ fn health(check: &HealthCheck) -> Result<(), EngineError> {
         return invalid("Retries in Healthcheck cannot be negative");
     }
     match check.test.first().map(String::as_str) {
-        None | Some("NONE") if check == &(HealthCheck { test: check.test.clone(), ..Default::default() }) => Ok(()),
+        None | Some("NONE")
+            if check
+                == &(HealthCheck {
+                    test: check.test.clone(),
+                    ..Default::default()
+                }) =>
+        {
+            Ok(())
+        }
         _ => unsupported("Healthcheck (--health-cmd and its companions)"),
     }
 }
@@ -159,7 +189,10 @@ fn modes(config: &ContainerConfig, host: &HostOptions) -> Result<(), EngineError
     if host.network_mode == "container:" {
         return invalid("invalid network mode: invalid container format container:<name|id>");
     }
-    let has_hostname = config.hostname.as_deref().is_some_and(|name| !name.is_empty());
+    let has_hostname = config
+        .hostname
+        .as_deref()
+        .is_some_and(|name| !name.is_empty());
     if host.uts_mode == "host" && has_hostname {
         return invalid("conflicting options: hostname and the UTS mode");
     }
@@ -168,7 +201,9 @@ fn modes(config: &ContainerConfig, host: &HostOptions) -> Result<(), EngineError
             return invalid("conflicting options: hostname and the network mode");
         }
         if !host.links.is_empty() {
-            return invalid("conflicting options: container type network can't be used with links. This would result in undefined behavior");
+            return invalid(
+                "conflicting options: container type network can't be used with links. This would result in undefined behavior",
+            );
         }
         if !host.dns.is_empty() {
             return invalid("conflicting options: dns and the network mode");
@@ -177,10 +212,14 @@ fn modes(config: &ContainerConfig, host: &HostOptions) -> Result<(), EngineError
             return invalid("conflicting options: custom host-to-IP mapping and the network mode");
         }
         if host.publish_all_ports || !host.port_bindings.is_empty() {
-            return invalid("conflicting options: port publishing and the container type network mode");
+            return invalid(
+                "conflicting options: port publishing and the container type network mode",
+            );
         }
         if !config.exposed_ports.is_empty() {
-            return invalid("conflicting options: port exposing and the container type network mode");
+            return invalid(
+                "conflicting options: port exposing and the container type network mode",
+            );
         }
     }
     if !matches!(host.uts_mode.as_str(), "" | "host") {
@@ -189,11 +228,15 @@ fn modes(config: &ContainerConfig, host: &HostOptions) -> Result<(), EngineError
     if host.pid_mode == "private" || sharing(&host.pid_mode).is_none() {
         return invalid(format!("invalid PID mode: {}", host.pid_mode));
     }
-    if !matches!(host.ipc_mode.as_str(), "none" | "shareable") && sharing(&host.ipc_mode).is_none() {
+    if !matches!(host.ipc_mode.as_str(), "none" | "shareable") && sharing(&host.ipc_mode).is_none()
+    {
         return invalid(format!("invalid IPC mode: {}", host.ipc_mode));
     }
     if !matches!(host.cgroupns_mode.as_str(), "" | "private" | "host") {
-        return invalid(format!("invalid cgroup namespace mode: {}", host.cgroupns_mode));
+        return invalid(format!(
+            "invalid cgroup namespace mode: {}",
+            host.cgroupns_mode
+        ));
     }
     if !matches!(host.userns_mode.as_str(), "" | "host") {
         return invalid(format!("invalid user namespace mode: {}", host.userns_mode));
@@ -210,7 +253,9 @@ pub(crate) fn restart(host: &HostOptions) -> Result<(), EngineError> {
         } else {
             "invalid restart policy: maximum retry count can only be used with 'on-failure'"
         }),
-        "on-failure" if retries < 0 => invalid("invalid restart policy: maximum retry count cannot be negative"),
+        "on-failure" if retries < 0 => {
+            invalid("invalid restart policy: maximum retry count cannot be negative")
+        }
         "" | "no" => Ok(()),
         "always" | "unless-stopped" | "on-failure" if host.auto_remove => {
             invalid("can't create 'AutoRemove' container with restart policy")
@@ -222,18 +267,31 @@ pub(crate) fn restart(host: &HostOptions) -> Result<(), EngineError> {
     }
 }
 
-fn host(host: &mut HostOptions, facts: &HostFacts, warnings: &mut Vec<String>) -> Result<(), EngineError> {
+fn host(
+    host: &mut HostOptions,
+    facts: &HostFacts,
+    warnings: &mut Vec<String>,
+) -> Result<(), EngineError> {
     if !(-1000..=1000).contains(&host.oom_score_adj) {
-        return invalid(format!("Invalid value {}, range for oom score adj is [-1000, 1000]", host.oom_score_adj));
+        return invalid(format!(
+            "Invalid value {}, range for oom score adj is [-1000, 1000]",
+            host.oom_score_adj
+        ));
     }
     if host.shm_size < 0 {
         return invalid("SHM size can not be less than 0");
     }
-    if !matches!(host.runtime.as_str(), "" | "kekkai" | "runc" | "io.containerd.runc.v2") {
+    if !matches!(
+        host.runtime.as_str(),
+        "" | "kekkai" | "runc" | "io.containerd.runc.v2"
+    ) {
         return invalid(format!("unknown or invalid runtime name: {}", host.runtime));
     }
     if !matches!(host.isolation.as_str(), "" | "default") {
-        return invalid(format!("invalid isolation ({}): linux only supports 'default'", host.isolation));
+        return invalid(format!(
+            "invalid isolation ({}): linux only supports 'default'",
+            host.isolation
+        ));
     }
     if !host.links.is_empty() {
         return unsupported("Links (--link)");
@@ -245,12 +303,21 @@ fn host(host: &mut HostOptions, facts: &HostFacts, warnings: &mut Vec<String>) -
         return unsupported("StorageOpt (--storage-opt)");
     }
     if host.annotations.keys().any(String::is_empty) {
-        return invalid("invalid Annotations: the empty string is not permitted as an annotation key");
+        return invalid(
+            "invalid Annotations: the empty string is not permitted as an annotation key",
+        );
     }
-    for (field, list) in [("CapAdd", &mut host.cap_add), ("CapDrop", &mut host.cap_drop)] {
+    for (field, list) in [
+        ("CapAdd", &mut host.cap_add),
+        ("CapDrop", &mut host.cap_drop),
+    ] {
         for capability in list.iter_mut() {
-            *capability = crate::spec_builder::capabilities::normalize(capability)
-                .map_err(|unknown| EngineError::Invalid(format!("invalid {field}: unknown capability: \"{unknown}\"")))?;
+            *capability =
+                crate::spec_builder::capabilities::normalize(capability).map_err(|unknown| {
+                    EngineError::Invalid(format!(
+                        "invalid {field}: unknown capability: \"{unknown}\""
+                    ))
+                })?;
         }
     }
     extra_hosts(&host.extra_hosts)?;
@@ -272,22 +339,36 @@ fn host(host: &mut HostOptions, facts: &HostFacts, warnings: &mut Vec<String>) -
             ));
         }
         if !crate::spec_builder::is_rlimit(&limit.name) {
-            return invalid(format!("wrong rlimit value: RLIMIT_{}", limit.name.to_ascii_uppercase()));
+            return invalid(format!(
+                "wrong rlimit value: RLIMIT_{}",
+                limit.name.to_ascii_uppercase()
+            ));
         }
     }
     let security = security(&host.security_opt)?;
     if security.labels.iter().any(|label| *label != "disable") {
-        warnings.push("SELinux is not enabled on this host: security option label is without effect".to_owned());
+        warnings.push(
+            "SELinux is not enabled on this host: security option label is without effect"
+                .to_owned(),
+        );
     }
-    if security.apparmor.is_some_and(|profile| !profile.is_empty() && profile != "unconfined") && !facts.apparmor {
-        warnings.push("AppArmor is not enabled on this host: security option apparmor is without effect".to_owned());
+    if security
+        .apparmor
+        .is_some_and(|profile| !profile.is_empty() && profile != "unconfined")
+        && !facts.apparmor
+    {
+        warnings.push(
+            "AppArmor is not enabled on this host: security option apparmor is without effect"
+                .to_owned(),
+        );
     }
     Ok(())
 }
 
 fn extra_hosts(hosts: &[String]) -> Result<(), EngineError> {
     for entry in hosts {
-        let Some((name, address)) = entry.split_once(':').filter(|(name, _)| !name.is_empty()) else {
+        let Some((name, address)) = entry.split_once(':').filter(|(name, _)| !name.is_empty())
+        else {
             return invalid(format!("bad format for add-host: {entry:?}"));
         };
         let bare = address.trim_start_matches('[').trim_end_matches(']');
@@ -309,7 +390,10 @@ pub(crate) fn host_ports(binding: &PortBinding) -> Result<Option<(u16, u16)>, En
         return Ok(None);
     }
     let (low, high) = text.split_once('-').unwrap_or((text, text));
-    let (low, high): (u16, u16) = (low.parse().map_err(|_| bad())?, high.parse().map_err(|_| bad())?);
+    let (low, high): (u16, u16) = (
+        low.parse().map_err(|_| bad())?,
+        high.parse().map_err(|_| bad())?,
+    );
     if low > high {
         return Err(bad());
     }
@@ -320,7 +404,10 @@ fn ports(host: &HostOptions, warnings: &mut Vec<String>) -> Result<(), EngineErr
     for binding in host.port_bindings.values().flatten() {
         host_ports(binding)?;
         if !binding.host_ip.is_empty() && binding.host_ip.parse::<std::net::IpAddr>().is_err() {
-            return invalid(format!("invalid IP address in port binding: {:?}", binding.host_ip));
+            return invalid(format!(
+                "invalid IP address in port binding: {:?}",
+                binding.host_ip
+            ));
         }
     }
     if host.network_mode == "host" && (host.publish_all_ports || !host.port_bindings.is_empty()) {
@@ -334,25 +421,41 @@ fn endpoints(request: &CreateContainer) -> Result<(), EngineError> {
         "" | "default" => "bridge",
         mode => mode,
     };
-    let mac = request.config.mac_address.as_deref().filter(|mac| !mac.is_empty());
+    let mac = request
+        .config
+        .mac_address
+        .as_deref()
+        .filter(|mac| !mac.is_empty());
     if let Some(mac) = mac.filter(|mac| !is_mac(mac)) {
-        return invalid(format!("invalid config for network {mode}: invalid MAC address {mac}"));
+        return invalid(format!(
+            "invalid config for network {mode}: invalid MAC address {mac}"
+        ));
     }
     for (network, options) in &request.endpoints {
         let mut problems = Vec::new();
-        if options.ipv4_address.as_deref().is_some_and(|ip| !ip.is_empty())
-            || options.ipv6_address.as_deref().is_some_and(|ip| !ip.is_empty())
+        if options
+            .ipv4_address
+            .as_deref()
+            .is_some_and(|ip| !ip.is_empty())
+            || options
+                .ipv6_address
+                .as_deref()
+                .is_some_and(|ip| !ip.is_empty())
         {
             problems.push("user specified IP address is supported on user defined networks only");
             problems.push("user specified IP address is supported only when connecting to networks with user configured subnets");
         }
         if !options.aliases.is_empty() {
-            problems.push("network-scoped alias is supported only for containers in user defined networks");
+            problems.push(
+                "network-scoped alias is supported only for containers in user defined networks",
+            );
         }
         match problems.as_slice() {
             [] => {}
             [one] => {
-                return invalid(format!("invalid config for network {network}: invalid endpoint settings:\n{one}"));
+                return invalid(format!(
+                    "invalid config for network {network}: invalid endpoint settings:\n{one}"
+                ));
             }
             many => {
                 return invalid(format!(
@@ -361,8 +464,14 @@ fn endpoints(request: &CreateContainer) -> Result<(), EngineError> {
                 ));
             }
         }
-        if let Some(mac) = options.mac_address.as_deref().filter(|mac| !mac.is_empty() && !is_mac(mac)) {
-            return invalid(format!("invalid config for network {network}: invalid MAC address {mac}"));
+        if let Some(mac) = options
+            .mac_address
+            .as_deref()
+            .filter(|mac| !mac.is_empty() && !is_mac(mac))
+        {
+            return invalid(format!(
+                "invalid config for network {network}: invalid MAC address {mac}"
+            ));
         }
         if !options.links.is_empty() {
             return unsupported("Links of an endpoint");
@@ -374,7 +483,11 @@ fn endpoints(request: &CreateContainer) -> Result<(), EngineError> {
             return unsupported("DriverOpts of an endpoint");
         }
     }
-    if request.endpoints.keys().any(|network| network != mode && !(network == "default" && mode == "bridge")) {
+    if request
+        .endpoints
+        .keys()
+        .any(|network| network != mode && !(network == "default" && mode == "bridge"))
+    {
         return unsupported("connecting a container to several networks at its creation");
     }
     Ok(())
@@ -382,7 +495,10 @@ fn endpoints(request: &CreateContainer) -> Result<(), EngineError> {
 
 fn is_mac(text: &str) -> bool {
     let parts: Vec<&str> = text.split([':', '-']).collect();
-    parts.len() == 6 && parts.iter().all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+    parts.len() == 6
+        && parts
+            .iter()
+            .all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 #[cfg(test)]
@@ -393,14 +509,23 @@ mod tests {
     fn refused(change: impl FnOnce(&mut CreateContainer)) -> String {
         let mut request = CreateContainer::default();
         change(&mut request);
-        let facts = HostFacts { ncpu: 2, cpus: "0-1".into(), mems: "0".into(), cgroup_version: 1, ..Default::default() };
+        let facts = HostFacts {
+            ncpu: 2,
+            cpus: "0-1".into(),
+            mems: "0".into(),
+            cgroup_version: 1,
+            ..Default::default()
+        };
         check(&mut request, &facts).unwrap_err().to_string()
     }
 
     /// Each text is what dockerd 28.5 answered to the same request.
     #[test]
     fn words_of_dockerd() {
-        let policy = |name: &str, count| RestartPolicy { name: name.into(), maximum_retry_count: count };
+        let policy = |name: &str, count| RestartPolicy {
+            name: name.into(),
+            maximum_retry_count: count,
+        };
         assert_eq!(
             refused(|r| r.host.restart_policy = policy("foo", 0)),
             "invalid restart policy: unknown policy 'foo'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
@@ -412,17 +537,38 @@ mod tests {
             }),
             "can't create 'AutoRemove' container with restart policy"
         );
-        assert_eq!(refused(|r| r.host.cap_add = vec!["FOO".into()]), "invalid CapAdd: unknown capability: \"CAP_FOO\"");
-        assert_eq!(refused(|r| r.host.security_opt = vec!["foo".into()]), "invalid --security-opt 1: \"foo\"");
-        assert_eq!(refused(|r| r.host.security_opt = vec!["foo=bar".into()]), "invalid --security-opt 2: \"foo=bar\"");
-        assert_eq!(refused(|r| r.host.pid_mode = "container:".into()), "invalid PID mode: container:");
-        assert_eq!(refused(|r| r.host.extra_hosts = vec!["a:b:c".into()]), "invalid IP address in add-host: \"b:c\"");
-        assert_eq!(refused(|r| r.config.env = vec!["=x".into()]), "invalid environment variable: =x");
+        assert_eq!(
+            refused(|r| r.host.cap_add = vec!["FOO".into()]),
+            "invalid CapAdd: unknown capability: \"CAP_FOO\""
+        );
+        assert_eq!(
+            refused(|r| r.host.security_opt = vec!["foo".into()]),
+            "invalid --security-opt 1: \"foo\""
+        );
+        assert_eq!(
+            refused(|r| r.host.security_opt = vec!["foo=bar".into()]),
+            "invalid --security-opt 2: \"foo=bar\""
+        );
+        assert_eq!(
+            refused(|r| r.host.pid_mode = "container:".into()),
+            "invalid PID mode: container:"
+        );
+        assert_eq!(
+            refused(|r| r.host.extra_hosts = vec!["a:b:c".into()]),
+            "invalid IP address in add-host: \"b:c\""
+        );
+        assert_eq!(
+            refused(|r| r.config.env = vec!["=x".into()]),
+            "invalid environment variable: =x"
+        );
         assert_eq!(
             refused(|r| {
                 r.host.port_bindings.insert(
                     "80".parse().unwrap(),
-                    vec![PortBinding { host_port: "9000-8000".into(), ..Default::default() }],
+                    vec![PortBinding {
+                        host_port: "9000-8000".into(),
+                        ..Default::default()
+                    }],
                 );
             }),
             "invalid port specification: \"9000-8000\""
@@ -434,8 +580,11 @@ mod tests {
         assert!(refused(|r| r.host.links = vec!["a:b".into()]).contains("--link"));
         assert!(refused(|r| r.host.cgroup = "x".into()).contains("Cgroup"));
         assert!(
-            refused(|r| r.config.healthcheck = Some(HealthCheck { test: vec!["CMD".into()], ..Default::default() }))
-                .contains("Healthcheck")
+            refused(|r| r.config.healthcheck = Some(HealthCheck {
+                test: vec!["CMD".into()],
+                ..Default::default()
+            }))
+            .contains("Healthcheck")
         );
     }
 }

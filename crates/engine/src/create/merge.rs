@@ -17,11 +17,18 @@ fn non_empty(text: &str) -> Option<String> {
 ///
 /// # Errors
 /// No command at all.
-pub(crate) fn merge(mut config: ContainerConfig, image: &ImageDefaults) -> Result<ContainerConfig, EngineError> {
+pub(crate) fn merge(
+    mut config: ContainerConfig,
+    image: &ImageDefaults,
+) -> Result<ContainerConfig, EngineError> {
     if config.user.as_deref().unwrap_or_default().is_empty() {
         config.user = non_empty(&image.user);
     }
-    for port in image.exposed_ports.keys().filter_map(|port| port.parse().ok()) {
+    for port in image
+        .exposed_ports
+        .keys()
+        .filter_map(|port| port.parse().ok())
+    {
         if !config.exposed_ports.contains(&port) {
             config.exposed_ports.push(port);
         }
@@ -34,7 +41,10 @@ pub(crate) fn merge(mut config: ContainerConfig, image: &ImageDefaults) -> Resul
         }
     }
     for (label, value) in &image.labels {
-        config.labels.entry(label.clone()).or_insert_with(|| value.clone());
+        config
+            .labels
+            .entry(label.clone())
+            .or_insert_with(|| value.clone());
     }
     if config.entrypoint.as_ref().is_none_or(Vec::is_empty) {
         if config.cmd.as_ref().is_none_or(Vec::is_empty) {
@@ -62,10 +72,15 @@ pub(crate) fn merge(mut config: ContainerConfig, image: &ImageDefaults) -> Resul
         config.shell = Some(image.shell.clone());
     }
     merge_healthcheck(&mut config, image);
-    if config.entrypoint.as_ref().is_some_and(|words| words.as_slice() == [""]) {
+    if config
+        .entrypoint
+        .as_ref()
+        .is_some_and(|words| words.as_slice() == [""])
+    {
         config.entrypoint = None;
     }
-    let words = config.entrypoint.as_ref().map_or(0, Vec::len) + config.cmd.as_ref().map_or(0, Vec::len);
+    let words =
+        config.entrypoint.as_ref().map_or(0, Vec::len) + config.cmd.as_ref().map_or(0, Vec::len);
     if words == 0 {
         return Err(EngineError::Invalid("no command specified".to_owned()));
     }
@@ -73,7 +88,9 @@ pub(crate) fn merge(mut config: ContainerConfig, image: &ImageDefaults) -> Resul
 }
 
 fn merge_healthcheck(config: &mut ContainerConfig, image: &ImageDefaults) {
-    let Some(theirs) = &image.healthcheck else { return };
+    let Some(theirs) = &image.healthcheck else {
+        return;
+    };
     let mine = config.healthcheck.get_or_insert_with(HealthCheck::default);
     if mine.test.is_empty() {
         mine.test.clone_from(&theirs.test);
@@ -94,7 +111,12 @@ fn merge_healthcheck(config: &mut ContainerConfig, image: &ImageDefaults) {
 
 /// Program and arguments of a merged configuration.
 pub(crate) fn command(config: &ContainerConfig) -> (String, Vec<String>) {
-    let mut words = config.entrypoint.iter().flatten().chain(config.cmd.iter().flatten()).cloned();
+    let mut words = config
+        .entrypoint
+        .iter()
+        .flatten()
+        .chain(config.cmd.iter().flatten())
+        .cloned();
     (words.next().unwrap_or_default(), words.collect())
 }
 
@@ -124,23 +146,57 @@ mod tests {
 
     #[test]
     fn commands() {
-        let image = ImageDefaults { entrypoint: words(&["/e"]), cmd: words(&["c"]), ..Default::default() };
+        let image = ImageDefaults {
+            entrypoint: words(&["/e"]),
+            cmd: words(&["c"]),
+            ..Default::default()
+        };
         let run = |entrypoint, cmd| {
-            merge(ContainerConfig { entrypoint, cmd, ..Default::default() }, &image).map(|config| command(&config))
+            merge(
+                ContainerConfig {
+                    entrypoint,
+                    cmd,
+                    ..Default::default()
+                },
+                &image,
+            )
+            .map(|config| command(&config))
         };
         assert_eq!(run(None, None).unwrap(), ("/e".into(), vec!["c".into()]));
-        assert_eq!(run(None, words(&["x", "y"])).unwrap(), ("/e".into(), vec!["x".into(), "y".into()]));
+        assert_eq!(
+            run(None, words(&["x", "y"])).unwrap(),
+            ("/e".into(), vec!["x".into(), "y".into()])
+        );
         assert_eq!(run(words(&["/f"]), None).unwrap(), ("/f".into(), vec![]));
-        assert_eq!(run(words(&[""]), words(&["x"])).unwrap(), ("x".into(), vec![]));
-        assert_eq!(run(words(&[]), words(&["x"])).unwrap(), ("x".into(), vec![]));
+        assert_eq!(
+            run(words(&[""]), words(&["x"])).unwrap(),
+            ("x".into(), vec![])
+        );
+        assert_eq!(
+            run(words(&[]), words(&["x"])).unwrap(),
+            ("x".into(), vec![])
+        );
         assert!(run(words(&[""]), None).is_err());
     }
 
     #[test]
     fn environment() {
-        let image = ImageDefaults { env: vec!["A=1".into(), "B=2".into()], ..Default::default() };
-        let config = ContainerConfig { env: vec!["B=3".into(), "A".into()], cmd: words(&["x"]), ..Default::default() };
+        let image = ImageDefaults {
+            env: vec!["A=1".into(), "B=2".into()],
+            ..Default::default()
+        };
+        let config = ContainerConfig {
+            env: vec!["B=3".into(), "A".into()],
+            cmd: words(&["x"]),
+            ..Default::default()
+        };
         assert_eq!(merge(config, &image).unwrap().env, ["B=3", "A"]);
-        assert_eq!(overlay_env(vec!["P=1".into(), "H=2".into()], &["H=3".into(), "P".into(), "Z=".into()]), ["H=3", "Z="]);
+        assert_eq!(
+            overlay_env(
+                vec!["P=1".into(), "H=2".into()],
+                &["H=3".into(), "P".into(), "Z=".into()]
+            ),
+            ["H=3", "Z="]
+        );
     }
 }

@@ -5,7 +5,9 @@ use kekkai_types::VolumeName;
 use crate::EngineError;
 use crate::model::{ContainerConfig, HostOptions, MountKind, MountPoint, MountRequest};
 
-const PROPAGATIONS: [&str; 6] = ["private", "rprivate", "shared", "rshared", "slave", "rslave"];
+const PROPAGATIONS: [&str; 6] = [
+    "private", "rprivate", "shared", "rshared", "slave", "rslave",
+];
 
 fn invalid<T>(text: impl Into<String>) -> Result<T, EngineError> {
     Err(EngineError::Invalid(text.into()))
@@ -32,10 +34,18 @@ fn point(kind: MountKind, destination: &str) -> MountPoint {
         name: None,
         source: String::new(),
         destination: clean(destination),
-        driver: if kind == MountKind::Volume { "local".to_owned() } else { String::new() },
+        driver: if kind == MountKind::Volume {
+            "local".to_owned()
+        } else {
+            String::new()
+        },
         mode: String::new(),
         read_write: true,
-        propagation: if kind == MountKind::Bind { "rprivate".to_owned() } else { String::new() },
+        propagation: if kind == MountKind::Bind {
+            "rprivate".to_owned()
+        } else {
+            String::new()
+        },
         recursive: true,
         copy_up: kind == MountKind::Volume,
         anonymous: false,
@@ -55,10 +65,14 @@ fn anonymous(destination: &str) -> MountPoint {
 }
 
 fn check_volume_name(name: &str) -> Result<(), EngineError> {
-    name.parse::<VolumeName>().map(drop).map_err(|error| match error {
-        kekkai_types::ParseNameError::VolumeTooShort => EngineError::Invalid(format!("create {name}: {error}")),
-        other => EngineError::Invalid(other.to_string()),
-    })
+    name.parse::<VolumeName>()
+        .map(drop)
+        .map_err(|error| match error {
+            kekkai_types::ParseNameError::VolumeTooShort => {
+                EngineError::Invalid(format!("create {name}: {error}"))
+            }
+            other => EngineError::Invalid(other.to_string()),
+        })
 }
 
 /// The words of a bind's mode, checked for clashes.
@@ -69,7 +83,11 @@ struct Mode {
 }
 
 fn mode(text: &str) -> Option<Mode> {
-    let mut parsed = Mode { read_write: true, propagation: None, copy: None };
+    let mut parsed = Mode {
+        read_write: true,
+        propagation: None,
+        copy: None,
+    };
     let (mut access, mut label, mut consistency) = (false, false, false);
     if text.is_empty() {
         return Some(parsed);
@@ -109,11 +127,19 @@ pub(crate) fn bind(text: &str) -> Result<MountPoint, EngineError> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, destination, words) = match parts.as_slice() {
         [destination] if !destination.is_empty() => ("", *destination, ""),
-        [source, destination] if !source.is_empty() && !destination.is_empty() => (*source, *destination, ""),
-        [source, destination, words] if !source.is_empty() && !destination.is_empty() => (*source, *destination, *words),
+        [source, destination] if !source.is_empty() && !destination.is_empty() => {
+            (*source, *destination, "")
+        }
+        [source, destination, words] if !source.is_empty() && !destination.is_empty() => {
+            (*source, *destination, *words)
+        }
         _ => return Err(bad()),
     };
-    let kind = if source.starts_with('/') { MountKind::Bind } else { MountKind::Volume };
+    let kind = if source.starts_with('/') {
+        MountKind::Bind
+    } else {
+        MountKind::Volume
+    };
     let detail = |why: String| {
         EngineError::System(format!(
             "invalid volume specification: '{text}': invalid mount config for type \"{}\": {why}",
@@ -124,18 +150,28 @@ pub(crate) fn bind(text: &str) -> Result<MountPoint, EngineError> {
         return Err(EngineError::System(format!("invalid mode: {words}")));
     };
     if !destination.starts_with('/') {
-        return Err(detail(format!("invalid mount path: '{destination}' mount path must be absolute")));
+        return Err(detail(format!(
+            "invalid mount path: '{destination}' mount path must be absolute"
+        )));
     }
     if clean(destination) == "/" {
-        return Err(detail("invalid specification: destination can't be '/'".to_owned()));
+        return Err(detail(
+            "invalid specification: destination can't be '/'".to_owned(),
+        ));
     }
     if kind == MountKind::Bind && parsed.copy.is_some() {
-        return Err(detail("field VolumeOptions must not be specified".to_owned()));
+        return Err(detail(
+            "field VolumeOptions must not be specified".to_owned(),
+        ));
     }
     if kind == MountKind::Volume && parsed.propagation.is_some() {
         return Err(detail("field BindOptions must not be specified".to_owned()));
     }
-    let mut mount = if source.is_empty() { anonymous(destination) } else { point(kind, destination) };
+    let mut mount = if source.is_empty() {
+        anonymous(destination)
+    } else {
+        point(kind, destination)
+    };
     mount.read_write = parsed.read_write;
     words.clone_into(&mut mount.mode);
     match kind {
@@ -160,13 +196,24 @@ pub(crate) fn bind(text: &str) -> Result<MountPoint, EngineError> {
 }
 
 /// One `--mount`. `exists` tells whether a bind's source is there.
-pub(crate) fn request(request: &MountRequest, exists: &dyn Fn(&str) -> bool) -> Result<MountPoint, EngineError> {
+pub(crate) fn request(
+    request: &MountRequest,
+    exists: &dyn Fn(&str) -> bool,
+) -> Result<MountPoint, EngineError> {
     let kind = match request.kind.as_str() {
         "bind" => MountKind::Bind,
         "volume" => MountKind::Volume,
         "tmpfs" => MountKind::Tmpfs,
-        "image" => return Err(EngineError::Unsupported("a mount of type \"image\"".to_owned())),
-        other => return invalid(format!("invalid mount config for type \"{other}\": mount type unknown")),
+        "image" => {
+            return Err(EngineError::Unsupported(
+                "a mount of type \"image\"".to_owned(),
+            ));
+        }
+        other => {
+            return invalid(format!(
+                "invalid mount config for type \"{other}\": mount type unknown"
+            ));
+        }
     };
     for (name, present, of) in [
         ("BindOptions", request.bind.is_some(), MountKind::Bind),
@@ -174,18 +221,31 @@ pub(crate) fn request(request: &MountRequest, exists: &dyn Fn(&str) -> bool) -> 
         ("TmpfsOptions", request.tmpfs.is_some(), MountKind::Tmpfs),
     ] {
         if present && kind != of {
-            return invalid(format!("{name} must not be specified on mount type \"{}\"", kind.as_str()));
+            return invalid(format!(
+                "{name} must not be specified on mount type \"{}\"",
+                kind.as_str()
+            ));
         }
     }
-    let bad = |why: String| EngineError::Invalid(format!("invalid mount config for type \"{}\": {why}", kind.as_str()));
+    let bad = |why: String| {
+        EngineError::Invalid(format!(
+            "invalid mount config for type \"{}\": {why}",
+            kind.as_str()
+        ))
+    };
     if request.target.is_empty() {
         return Err(bad("field Target must not be empty".to_owned()));
     }
     if !request.target.starts_with('/') {
-        return Err(bad(format!("invalid mount path: '{}' mount path must be absolute", request.target)));
+        return Err(bad(format!(
+            "invalid mount path: '{}' mount path must be absolute",
+            request.target
+        )));
     }
     if clean(&request.target) == "/" {
-        return Err(bad("invalid specification: destination can't be '/'".to_owned()));
+        return Err(bad(
+            "invalid specification: destination can't be '/'".to_owned()
+        ));
     }
     let mut mount = match kind {
         MountKind::Volume if request.source.is_empty() => anonymous(&request.target),
@@ -210,19 +270,27 @@ fn bind_request(
         return Err(bad("field Source must not be empty".to_owned()));
     }
     if !request.source.starts_with('/') {
-        return Err(bad(format!("invalid mount path: '{}' mount path must be absolute", request.source)));
+        return Err(bad(format!(
+            "invalid mount path: '{}' mount path must be absolute",
+            request.source
+        )));
     }
     mount.source = clean(&request.source);
     let options = request.bind.clone().unwrap_or_default();
     if !options.propagation.is_empty() {
         if !PROPAGATIONS.contains(&options.propagation.as_str()) {
-            return Err(bad(format!("invalid propagation mode: {}", options.propagation)));
+            return Err(bad(format!(
+                "invalid propagation mode: {}",
+                options.propagation
+            )));
         }
         mount.propagation = options.propagation;
     }
     if options.read_only_force_recursive || options.read_only_non_recursive {
         if mount.read_write {
-            return Err(bad("mount must be read-only for a recursive read-only option".to_owned()));
+            return Err(bad(
+                "mount must be read-only for a recursive read-only option".to_owned(),
+            ));
         }
         if options.read_only_non_recursive {
             "ro-non-recursive".clone_into(&mut mount.mode);
@@ -230,7 +298,10 @@ fn bind_request(
     }
     mount.recursive = !options.non_recursive;
     if !options.create_mountpoint && !exists(&mount.source) {
-        return Err(bad(format!("bind source path does not exist: {}", mount.source)));
+        return Err(bad(format!(
+            "bind source path does not exist: {}",
+            mount.source
+        )));
     }
     Ok(())
 }
@@ -256,7 +327,9 @@ fn volume_request(
     }
     if !options.subpath.is_empty() {
         if options.subpath.starts_with('/') || options.subpath.split('/').any(|part| part == "..") {
-            return Err(bad("subpath must be a relative path within the volume".to_owned()));
+            return Err(bad(
+                "subpath must be a relative path within the volume".to_owned()
+            ));
         }
         mount.subpath = Some(options.subpath);
     }
@@ -274,7 +347,12 @@ fn tmpfs_request(
     let options = request.tmpfs.clone().unwrap_or_default();
     let mut words = Vec::new();
     for option in &options.options {
-        match option.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        match option
+            .iter()
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .as_slice()
+        {
             [flag @ ("exec" | "noexec")] => words.push((*flag).to_owned()),
             [key @ ("uid" | "gid"), value] => words.push(format!("{key}={value}")),
             other => return Err(bad(format!("invalid option: {}", other.join("=")))),
@@ -293,7 +371,9 @@ fn tmpfs_request(
 /// One `--tmpfs`.
 fn tmpfs(destination: &str, options: &str) -> Result<MountPoint, EngineError> {
     if !destination.starts_with('/') {
-        return invalid(format!("invalid mount path: '{destination}' mount path must be absolute"));
+        return invalid(format!(
+            "invalid mount path: '{destination}' mount path must be absolute"
+        ));
     }
     if clean(destination) == "/" {
         return invalid("invalid specification: destination can't be '/'");
@@ -303,14 +383,51 @@ fn tmpfs(destination: &str, options: &str) -> Result<MountPoint, EngineError> {
         let key = word.split_once('=').map_or(word, |(key, _)| key);
         let known = matches!(
             key,
-            "size" | "mode" | "uid" | "gid" | "nr_inodes" | "nr_blocks" | "mpol" | "ro" | "rw" | "exec" | "noexec" | "suid"
-                | "nosuid" | "dev" | "nodev" | "atime" | "noatime" | "diratime" | "nodiratime" | "relatime"
-                | "norelatime" | "strictatime" | "nostrictatime" | "sync" | "async" | "dirsync" | "remount" | "bind"
-                | "rbind" | "mand" | "nomand" | "private" | "rprivate" | "shared" | "rshared" | "slave" | "rslave"
-                | "unbindable" | "runbindable" | "defaults"
+            "size"
+                | "mode"
+                | "uid"
+                | "gid"
+                | "nr_inodes"
+                | "nr_blocks"
+                | "mpol"
+                | "ro"
+                | "rw"
+                | "exec"
+                | "noexec"
+                | "suid"
+                | "nosuid"
+                | "dev"
+                | "nodev"
+                | "atime"
+                | "noatime"
+                | "diratime"
+                | "nodiratime"
+                | "relatime"
+                | "norelatime"
+                | "strictatime"
+                | "nostrictatime"
+                | "sync"
+                | "async"
+                | "dirsync"
+                | "remount"
+                | "bind"
+                | "rbind"
+                | "mand"
+                | "nomand"
+                | "private"
+                | "rprivate"
+                | "shared"
+                | "rshared"
+                | "slave"
+                | "rslave"
+                | "unbindable"
+                | "runbindable"
+                | "defaults"
         );
         if !known {
-            return Err(EngineError::System(format!("invalid tmpfs option {word:?}")));
+            return Err(EngineError::System(format!(
+                "invalid tmpfs option {word:?}"
+            )));
         }
         if word == "ro" {
             mount.read_write = false;
@@ -354,7 +471,10 @@ pub(crate) fn resolve(
     }
     let mut explicit: Vec<MountPoint> = Vec::new();
     let mut add = |mount: MountPoint| {
-        if explicit.iter().any(|other| other.destination == mount.destination) {
+        if explicit
+            .iter()
+            .any(|other| other.destination == mount.destination)
+        {
             return invalid(format!("Duplicate mount point: {}", mount.destination));
         }
         explicit.push(mount);
@@ -371,8 +491,15 @@ pub(crate) fn resolve(
     }
     let mut mounts = explicit;
     for other in inherited {
-        for mount in other.mounts.iter().filter(|mount| mount.kind != MountKind::Tmpfs) {
-            if mounts.iter().all(|have| have.destination != mount.destination) {
+        for mount in other
+            .mounts
+            .iter()
+            .filter(|mount| mount.kind != MountKind::Tmpfs)
+        {
+            if mounts
+                .iter()
+                .all(|have| have.destination != mount.destination)
+            {
                 let mut taken = mount.clone();
                 taken.read_write &= !other.read_only;
                 taken.anonymous = false;
@@ -410,8 +537,13 @@ mod tests {
         );
         assert_eq!(refused("v1:/x:ro,rw"), "invalid mode: ro,rw");
         assert_eq!(refused(":/x"), "invalid volume specification: ':/x'");
-        assert_eq!(refused("x:/y"), "create x: volume name is too short, names should be at least two alphanumeric characters");
-        assert!(refused("a/b:/y").starts_with("create a/b: \"a/b\" includes invalid characters for a local volume name"));
+        assert_eq!(
+            refused("x:/y"),
+            "create x: volume name is too short, names should be at least two alphanumeric characters"
+        );
+        assert!(refused("a/b:/y").starts_with(
+            "create a/b: \"a/b\" includes invalid characters for a local volume name"
+        ));
         assert_eq!(
             refused("/tmp:/x:nocopy"),
             "invalid volume specification: '/tmp:/x:nocopy': invalid mount config for type \"bind\": field VolumeOptions must not be specified"
@@ -421,7 +553,10 @@ mod tests {
     #[test]
     fn binds() {
         let mount = bind("/tmp/../etc/:/x//y:ro,rshared").unwrap();
-        assert_eq!((mount.source.as_str(), mount.destination.as_str()), ("/etc", "/x/y"));
+        assert_eq!(
+            (mount.source.as_str(), mount.destination.as_str()),
+            ("/etc", "/x/y")
+        );
         assert!(!mount.read_write);
         assert_eq!(mount.propagation, "rshared");
         assert!(bind("/data").unwrap().anonymous);
@@ -430,12 +565,26 @@ mod tests {
 
     #[test]
     fn precedence() {
-        let config = ContainerConfig { volumes: vec!["/a".into(), "/b/".into()], ..Default::default() };
-        let host = HostOptions { binds: vec!["/tmp:/b".into()], ..Default::default() };
+        let config = ContainerConfig {
+            volumes: vec!["/a".into(), "/b/".into()],
+            ..Default::default()
+        };
+        let host = HostOptions {
+            binds: vec!["/tmp:/b".into()],
+            ..Default::default()
+        };
         let mounts = resolve(&config, &host, &[], &|_| true).unwrap();
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].kind, MountKind::Bind);
-        let host = HostOptions { binds: vec!["/tmp:/b".into(), "vv:/b/".into()], ..Default::default() };
-        assert_eq!(resolve(&config, &host, &[], &|_| true).unwrap_err().to_string(), "Duplicate mount point: /b");
+        let host = HostOptions {
+            binds: vec!["/tmp:/b".into(), "vv:/b/".into()],
+            ..Default::default()
+        };
+        assert_eq!(
+            resolve(&config, &host, &[], &|_| true)
+                .unwrap_err()
+                .to_string(),
+            "Duplicate mount point: /b"
+        );
     }
 }

@@ -4,7 +4,10 @@ use kekkai_types::{ContainerId, ExecId, Timestamp};
 
 /// A process to run in a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "the wire's own shape: independent switches")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the wire's own shape: independent switches"
+)]
 pub struct ExecCreate {
     /// Send input.
     pub attach_stdin: bool,

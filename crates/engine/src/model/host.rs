@@ -7,8 +7,6 @@ use std::collections::BTreeMap;
 use kekkai_types::PortKey;
 use serde::{Deserialize, Serialize};
 
-
-
 /// How the host runs a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -243,7 +241,10 @@ pub struct MountRequest {
 /// Options of a bind mount.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-#[expect(clippy::struct_excessive_bools, reason = "the wire's own shape: independent switches")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the wire's own shape: independent switches"
+)]
 pub struct BindMountOptions {
     /// `rprivate` …
     pub propagation: String,

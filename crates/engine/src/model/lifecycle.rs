@@ -123,9 +123,10 @@ impl Lifecycle {
             (Self::Paused(facts), Move::Unpause) => Self::Running(*facts),
             (Self::Running(facts) | Self::Paused(facts), Move::Stop) => Self::Stopping(*facts),
             (Self::Stopping(facts), Move::Stop) => Self::Stopping(*facts),
-            (Self::Starting | Self::Running(_) | Self::Paused(_) | Self::Stopping(_), Move::Exit(exit)) => {
-                Self::Exited(exit)
-            }
+            (
+                Self::Starting | Self::Running(_) | Self::Paused(_) | Self::Stopping(_),
+                Move::Exit(exit),
+            ) => Self::Exited(exit),
             (Self::Exited(exit), Move::Restart) => Self::Restarting(exit.clone()),
             (Self::Restarting(exit), Move::CancelRestart) => Self::Exited(exit.clone()),
             (
@@ -133,7 +134,12 @@ impl Lifecycle {
                 Move::Remove,
             ) => Self::Removing,
             (Self::Removing, Move::RemoveFailed) => Self::Dead,
-            (from, what) => return Err(IllegalMove { from: from.word(), asked: what.word() }),
+            (from, what) => {
+                return Err(IllegalMove {
+                    from: from.word(),
+                    asked: what.word(),
+                });
+            }
         })
     }
 
@@ -213,6 +219,77 @@ impl Status {
             Self::Removing => "removing",
             Self::Exited => "exited",
             Self::Dead => "dead",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn moves() -> impl Strategy<Value = Move> {
+        let running = (1..9_u32).prop_map(|pid| RunningFacts {
+            pid,
+            started_at: Timestamp::from_unix_nanos(1),
+        });
+        let exit = (0..256_i32).prop_map(|code| ExitFacts {
+            code,
+            at: Timestamp::from_unix_nanos(2),
+            reason: ExitReason::Exit,
+        });
+        prop_oneof![
+            Just(Move::Start),
+            running.prop_map(Move::Started),
+            Just(Move::Pause),
+            Just(Move::Unpause),
+            Just(Move::Stop),
+            exit.prop_map(Move::Exit),
+            Just(Move::Restart),
+            Just(Move::CancelRestart),
+            Just(Move::Remove),
+            Just(Move::RemoveFailed),
+        ]
+    }
+
+    /// The edges of `design/flow.md`, and the staying in `Stopping` when asked twice.
+    fn allowed(from: &str, to: &str) -> bool {
+        matches!(
+            (from, to),
+            ("created", "starting" | "removing")
+                | ("starting", "running" | "exited" | "removing")
+                | ("running", "paused" | "stopping" | "exited")
+                | ("paused", "running" | "stopping" | "exited")
+                | ("stopping", "stopping" | "exited")
+                | ("exited", "starting" | "restarting" | "removing")
+                | ("restarting", "starting" | "exited" | "removing")
+                | ("removing", "dead")
+                | ("dead", "removing")
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn only_drawn_edges(steps in prop::collection::vec(moves(), 0..200)) {
+            let mut state = Lifecycle::Created;
+            for step in steps {
+                let asked = step.word();
+                match state.apply(step) {
+                    Ok(next) => {
+                        prop_assert!(allowed(state.word(), next.word()), "{} to {}", state.word(), next.word());
+                        // A process neither appears nor changes but by being started.
+                        if let (Some(before), Some(after)) = (state.running(), next.running()) {
+                            prop_assert_eq!(before, after);
+                        }
+                        prop_assert_eq!(next.is_running(), matches!(next.word(), "running" | "paused" | "stopping"));
+                        state = next;
+                    }
+                    Err(error) => {
+                        prop_assert_eq!(error.from, state.word());
+                        prop_assert_eq!(error.asked, asked);
+                    }
+                }
+            }
         }
     }
 }

@@ -100,7 +100,10 @@ impl StdStream {
 
 /// What to attach to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "the wire's own shape: independent switches")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the wire's own shape: independent switches"
+)]
 pub struct AttachOptions {
     /// What was written before, too.
     pub logs: bool,
@@ -118,7 +121,10 @@ pub struct AttachOptions {
 
 /// Which log lines to give.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "the wire's own shape: independent switches")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the wire's own shape: independent switches"
+)]
 pub struct LogOptions {
     /// Go on until the container ends.
     pub follow: bool,

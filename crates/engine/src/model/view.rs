@@ -57,7 +57,10 @@ pub struct StateView {
 impl StateView {
     /// Docker's `Running`: true while paused and while restarting.
     pub fn running(&self) -> bool {
-        matches!(self.status, Status::Running | Status::Paused | Status::Restarting)
+        matches!(
+            self.status,
+            Status::Running | Status::Paused | Status::Restarting
+        )
     }
 
     /// Docker's `Paused`.

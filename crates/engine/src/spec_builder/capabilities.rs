@@ -71,15 +71,33 @@ pub(crate) fn normalize(name: &str) -> Result<String, String> {
     if upper == "ALL" {
         return Ok(upper);
     }
-    let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-    if ALL.contains(&full.as_str()) { Ok(full) } else { Err(full) }
+    let full = if upper.starts_with("CAP_") {
+        upper
+    } else {
+        format!("CAP_{upper}")
+    };
+    if ALL.contains(&full.as_str()) {
+        Ok(full)
+    } else {
+        Err(full)
+    }
 }
 
 /// The container's capabilities. Names are normalised; those beyond `held` (what the engine itself may give, `None` =
 /// everything) are left out of "all", as dockerd does.
-pub(crate) fn effective(privileged: bool, add: &[String], drop: &[String], held: Option<u64>) -> Vec<&'static str> {
+pub(crate) fn effective(
+    privileged: bool,
+    add: &[String],
+    drop: &[String],
+    held: Option<u64>,
+) -> Vec<&'static str> {
     let available = |number: usize| held.is_none_or(|mask| mask >> number & 1 == 1);
-    let everything = || ALL.iter().enumerate().filter(|(number, _)| available(*number)).map(|(_, name)| *name);
+    let everything = || {
+        ALL.iter()
+            .enumerate()
+            .filter(|(number, _)| available(*number))
+            .map(|(_, name)| *name)
+    };
     if privileged {
         return everything().collect();
     }
@@ -88,7 +106,11 @@ pub(crate) fn effective(privileged: bool, add: &[String], drop: &[String], held:
     let start: Vec<&'static str> = match (add_all, drop_all) {
         (true, _) => everything().filter(|name| !contains(drop, name)).collect(),
         (false, true) => Vec::new(),
-        (false, false) => DEFAULT.iter().copied().filter(|name| !contains(drop, name)).collect(),
+        (false, false) => DEFAULT
+            .iter()
+            .copied()
+            .filter(|name| !contains(drop, name))
+            .collect(),
     };
     let mut list = start;
     for name in ALL {
@@ -101,7 +123,10 @@ pub(crate) fn effective(privileged: bool, add: &[String], drop: &[String], held:
 
 /// As the specification wants them.
 pub(super) fn set(names: &[&str]) -> Capabilities {
-    names.iter().filter_map(|name| name.strip_prefix("CAP_")?.parse::<Capability>().ok()).collect()
+    names
+        .iter()
+        .filter_map(|name| name.strip_prefix("CAP_")?.parse::<Capability>().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -121,8 +146,14 @@ mod tests {
     fn combinations() {
         assert_eq!(effective(false, &[], &[], None), DEFAULT);
         assert_eq!(effective(true, &[], &strings(&["ALL"]), None).len(), 41);
-        assert_eq!(effective(false, &strings(&["CAP_CHOWN"]), &strings(&["ALL"]), None), ["CAP_CHOWN"]);
-        assert_eq!(effective(false, &strings(&["ALL"]), &strings(&["CAP_BPF"]), None).len(), 40);
+        assert_eq!(
+            effective(false, &strings(&["CAP_CHOWN"]), &strings(&["ALL"]), None),
+            ["CAP_CHOWN"]
+        );
+        assert_eq!(
+            effective(false, &strings(&["ALL"]), &strings(&["CAP_BPF"]), None).len(),
+            40
+        );
         assert!(!effective(true, &[], &[], Some(!(1 << 24))).contains(&"CAP_SYS_RESOURCE"));
         assert_eq!(normalize("cap_net_admin").unwrap(), "CAP_NET_ADMIN");
         assert_eq!(normalize("foo").unwrap_err(), "CAP_FOO");

@@ -11,8 +11,8 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use kekkai_oci::runtime::{
-    Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
-    Root, Spec, User,
+    Linux, LinuxCapabilities, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType, Process, Root, Spec, User,
 };
 
 use crate::create::merge::overlay_env;
@@ -37,8 +37,13 @@ pub(crate) const MASKED_PATHS: [&str; 12] = [
 ];
 
 /// Docker's read-only paths.
-pub(crate) const READONLY_PATHS: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub(crate) const READONLY_PATHS: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -150,9 +155,17 @@ fn process(inputs: &SpecInputs<'_>) -> Process {
     }
     args.push(spec.path.clone());
     args.extend_from_slice(&spec.args);
-    let directory = spec.config.working_dir.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");
+    let directory = spec
+        .config
+        .working_dir
+        .as_deref()
+        .filter(|path| !path.is_empty())
+        .unwrap_or("/");
     let given = &host.resources.ulimits;
-    let defaults = inputs.default_ulimits.iter().filter(|limit| given.iter().all(|other| other.name != limit.name));
+    let defaults = inputs
+        .default_ulimits
+        .iter()
+        .filter(|limit| given.iter().all(|other| other.name != limit.name));
     let rlimits: Vec<PosixRlimit> = given
         .iter()
         .chain(defaults)
@@ -206,25 +219,35 @@ fn namespaces(inputs: &SpecInputs<'_>) -> Vec<LinuxNamespace> {
 
 fn linux(inputs: &SpecInputs<'_>) -> Linux {
     let host = &inputs.spec.host;
-    let sysctls: HashMap<String, String> =
-        host.sysctls.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let sysctls: HashMap<String, String> = host
+        .sysctls
+        .iter()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     let paths = |given: &Option<Vec<String>>, defaults: &[&str]| match given {
         Some(paths) => paths.clone(),
         None if host.privileged => Vec::new(),
         None => defaults.iter().map(|path| (*path).to_owned()).collect(),
     };
-    let propagation = inputs.spec.mounts.iter().fold("", |most, mount| match mount.propagation.as_str() {
-        "shared" | "rshared" => "shared",
-        "slave" | "rslave" if most.is_empty() => "rslave",
-        _ => most,
-    });
+    let propagation =
+        inputs
+            .spec
+            .mounts
+            .iter()
+            .fold("", |most, mount| match mount.propagation.as_str() {
+                "shared" | "rshared" => "shared",
+                "slave" | "rslave" if most.is_empty() => "rslave",
+                _ => most,
+            });
     let mut linux = Linux::default();
     linux
         .set_sysctl(Some(sysctls))
         .set_resources(Some(resources::build(inputs)))
         .set_cgroups_path(Some(PathBuf::from(inputs.cgroup_path)))
         .set_namespaces(Some(namespaces(inputs)))
-        .set_devices(Some(inputs.devices.iter().map(DeviceNode::to_oci).collect()))
+        .set_devices(Some(
+            inputs.devices.iter().map(DeviceNode::to_oci).collect(),
+        ))
         .set_seccomp(inputs.seccomp.clone())
         .set_rootfs_propagation((!propagation.is_empty()).then(|| propagation.to_owned()))
         .set_masked_paths(Some(paths(&host.masked_paths, &MASKED_PATHS)))
@@ -237,11 +260,20 @@ fn linux(inputs: &SpecInputs<'_>) -> Linux {
 pub(crate) fn build(inputs: &SpecInputs<'_>) -> Spec {
     let spec = inputs.spec;
     let mut root = Root::default();
-    root.set_path(PathBuf::from("rootfs")).set_readonly(Some(spec.host.readonly_rootfs));
+    root.set_path(PathBuf::from("rootfs"))
+        .set_readonly(Some(spec.host.readonly_rootfs));
     let own_uts = inputs.uts != Join::Host;
-    let domainname = spec.config.domainname.clone().filter(|name| own_uts && !name.is_empty());
-    let annotations: HashMap<String, String> =
-        spec.host.annotations.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let domainname = spec
+        .config
+        .domainname
+        .clone()
+        .filter(|name| own_uts && !name.is_empty());
+    let annotations: HashMap<String, String> = spec
+        .host
+        .annotations
+        .iter()
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     let mut built = Spec::default();
     built
         .set_version("1.2.1".to_owned())

@@ -14,7 +14,9 @@ fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount
         .set_destination(PathBuf::from(destination))
         .set_typ(Some(kind.to_owned()))
         .set_source(Some(PathBuf::from(source)))
-        .set_options(Some(options.iter().map(|option| (*option).to_owned()).collect()));
+        .set_options(Some(
+            options.iter().map(|option| (*option).to_owned()).collect(),
+        ));
     mount
 }
 
@@ -25,28 +27,55 @@ fn defaults(inputs: &SpecInputs<'_>) -> Vec<Mount> {
     } else {
         &["ro", "nosuid", "noexec", "nodev"]
     };
-    let sys: &[&str] =
-        if host.privileged { &["nosuid", "noexec", "nodev"] } else { &["nosuid", "noexec", "nodev", "ro"] };
+    let sys: &[&str] = if host.privileged {
+        &["nosuid", "noexec", "nodev"]
+    } else {
+        &["nosuid", "noexec", "nodev", "ro"]
+    };
     let mut mounts = vec![
         mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
         mount(
             "/dev/pts",
             "devpts",
             "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
         ),
         mount("/sys", "sysfs", "sysfs", sys),
         mount("/sys/fs/cgroup", "cgroup", "cgroup", cgroup),
-        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount(
+            "/dev/mqueue",
+            "mqueue",
+            "mqueue",
+            &["nosuid", "noexec", "nodev"],
+        ),
     ];
     match &inputs.ipc {
         Ipc::None => {}
         Ipc::Own => {
             let size = format!("size={}", host.shm_size);
-            mounts.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));
+            mounts.push(mount(
+                "/dev/shm",
+                "tmpfs",
+                "shm",
+                &["nosuid", "noexec", "nodev", "mode=1777", &size],
+            ));
         }
-        Ipc::Shared { shm, .. } => mounts.push(mount("/dev/shm", "bind", shm, &["rbind", "rprivate"])),
+        Ipc::Shared { shm, .. } => {
+            mounts.push(mount("/dev/shm", "bind", shm, &["rbind", "rprivate"]))
+        }
     }
     mounts
 }
@@ -55,7 +84,9 @@ fn defaults(inputs: &SpecInputs<'_>) -> Vec<Mount> {
 fn user(point: &MountPoint) -> Mount {
     match point.kind {
         MountKind::Tmpfs => {
-            let mut options: Vec<String> = ["noexec", "nosuid", "nodev", "rprivate"].map(str::to_owned).to_vec();
+            let mut options: Vec<String> = ["noexec", "nosuid", "nodev", "rprivate"]
+                .map(str::to_owned)
+                .to_vec();
             for word in point.mode.split(',').filter(|word| !word.is_empty()) {
                 let opposite = match word {
                     "exec" => "noexec",
@@ -104,11 +135,14 @@ pub(super) fn build(inputs: &SpecInputs<'_>) -> Vec<Mount> {
     let points = &inputs.spec.mounts;
     let replaced = |destination: &str| {
         points.iter().any(|point| {
-            point.destination == destination || point.destination == "/dev" && destination.starts_with("/dev/")
+            point.destination == destination
+                || point.destination == "/dev" && destination.starts_with("/dev/")
         })
     };
-    let mut mounts: Vec<Mount> =
-        defaults(inputs).into_iter().filter(|mount| !replaced(&mount.destination().to_string_lossy())).collect();
+    let mut mounts: Vec<Mount> = defaults(inputs)
+        .into_iter()
+        .filter(|mount| !replaced(&mount.destination().to_string_lossy()))
+        .collect();
     if let Some(init) = inputs.init {
         mounts.push(mount("/sbin/docker-init", "bind", init, &["bind", "ro"]));
     }
@@ -118,8 +152,11 @@ pub(super) fn build(inputs: &SpecInputs<'_>) -> Vec<Mount> {
     let read_only = inputs.spec.host.readonly_rootfs;
     for (destination, source) in inputs.etc_files {
         if !points.iter().any(|point| point.destination == *destination) {
-            let options: &[&str] =
-                if read_only { &["rbind", "rro", "rprivate"] } else { &["rbind", "rprivate"] };
+            let options: &[&str] = if read_only {
+                &["rbind", "rro", "rprivate"]
+            } else {
+                &["rbind", "rprivate"]
+            };
             mounts.push(mount(destination, "bind", source, options));
         }
     }

@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use kekkai_oci::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxPids, LinuxResources,
-    LinuxThrottleDevice, LinuxThrottleDeviceBuilder, LinuxWeightDevice, LinuxWeightDeviceBuilder,
+    LinuxBlockIo, LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory,
+    LinuxPids, LinuxResources, LinuxThrottleDevice, LinuxThrottleDeviceBuilder, LinuxWeightDevice,
+    LinuxWeightDeviceBuilder,
 };
 
 use super::SpecInputs;
@@ -29,7 +30,11 @@ pub(crate) struct DeviceNode {
 
 impl DeviceNode {
     fn kind(&self) -> LinuxDeviceType {
-        if self.block { LinuxDeviceType::B } else { LinuxDeviceType::C }
+        if self.block {
+            LinuxDeviceType::B
+        } else {
+            LinuxDeviceType::C
+        }
     }
 
     pub(super) fn to_oci(&self) -> LinuxDevice {
@@ -54,9 +59,19 @@ pub(crate) struct BlockDevice {
     pub(crate) minor: u32,
 }
 
-fn rule(allow: bool, kind: Option<LinuxDeviceType>, major: Option<i64>, minor: Option<i64>, access: &str) -> LinuxDeviceCgroup {
+fn rule(
+    allow: bool,
+    kind: Option<LinuxDeviceType>,
+    major: Option<i64>,
+    minor: Option<i64>,
+    access: &str,
+) -> LinuxDeviceCgroup {
     let mut rule = LinuxDeviceCgroup::default();
-    rule.set_allow(allow).set_typ(kind).set_major(major).set_minor(minor).set_access(Some(access.to_owned()));
+    rule.set_allow(allow)
+        .set_typ(kind)
+        .set_major(major)
+        .set_minor(minor)
+        .set_access(Some(access.to_owned()));
     rule
 }
 
@@ -72,23 +87,44 @@ fn devices(inputs: &SpecInputs<'_>) -> Vec<LinuxDeviceCgroup> {
         return rules;
     }
     for (major, minor) in ALWAYS {
-        rules.push(rule(true, Some(LinuxDeviceType::C), Some(major), Some(minor), "rwm"));
+        rules.push(rule(
+            true,
+            Some(LinuxDeviceType::C),
+            Some(major),
+            Some(minor),
+            "rwm",
+        ));
     }
     for node in inputs.devices {
         let (major, minor) = (i64::from(node.major), i64::from(node.minor));
-        rules.push(rule(true, Some(node.kind()), Some(major), Some(minor), &node.access));
+        rules.push(rule(
+            true,
+            Some(node.kind()),
+            Some(major),
+            Some(minor),
+            &node.access,
+        ));
     }
     for text in &host.resources.device_cgroup_rules {
         // Checked at creation: `c 42:* rwm`.
         let mut parts = text.split(' ');
-        let (Some(kind), Some(numbers), Some(access)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let (Some(kind), Some(numbers), Some(access)) = (parts.next(), parts.next(), parts.next())
+        else {
+            continue;
+        };
         let (major, minor) = numbers.split_once(':').unwrap_or((numbers, "*"));
         let kind = match kind {
             "b" => LinuxDeviceType::B,
             "c" => LinuxDeviceType::C,
             _ => LinuxDeviceType::A,
         };
-        rules.push(rule(true, Some(kind), major.parse().ok(), minor.parse().ok(), access));
+        rules.push(rule(
+            true,
+            Some(kind),
+            major.parse().ok(),
+            minor.parse().ok(),
+            access,
+        ));
     }
     rules
 }
@@ -147,7 +183,9 @@ fn block_io(inputs: &SpecInputs<'_>) -> LinuxBlockIo {
 /// The limits of the container's cgroup.
 pub(super) fn build(inputs: &SpecInputs<'_>) -> LinuxResources {
     let mut resources = limits_of(&inputs.spec.host);
-    resources.set_devices(Some(devices(inputs))).set_block_io(Some(block_io(inputs)));
+    resources
+        .set_devices(Some(devices(inputs)))
+        .set_block_io(Some(block_io(inputs)));
     resources
 }
 
@@ -159,7 +197,11 @@ pub(crate) fn limits_of(host: &HostOptions) -> LinuxResources {
         .set_limit(positive(wanted.memory))
         .set_reservation(positive(wanted.memory_reservation))
         .set_swap(positive(wanted.memory_swap))
-        .set_swappiness(wanted.memory_swappiness.and_then(|value| u64::try_from(value).ok()))
+        .set_swappiness(
+            wanted
+                .memory_swappiness
+                .and_then(|value| u64::try_from(value).ok()),
+        )
         .set_disable_oom_killer(wanted.oom_kill_disable.filter(|disable| *disable));
     let (quota, period) = if wanted.nano_cpus > 0 {
         // 100 ms periods, as Docker has it: 10⁹ nano-CPUs are 100,000 µs per period.

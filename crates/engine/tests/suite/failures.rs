@@ -8,30 +8,53 @@ use crate::support::{Bench, busybox, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn starts_that_fail() {
-    let Some(bench) = Bench::open().await else { return };
+    let Some(bench) = Bench::open().await else {
+        return;
+    };
     if bench.load("busybox:latest").await.is_none() {
         return;
     }
     let engine = bench.engine();
     for (words, code, text) in [
-        (&["nosuch"][..], 127, "exec: \"nosuch\": executable file not found in $PATH"),
-        (&["/etc/passwd"], 126, "exec: \"/etc/passwd\": permission denied"),
-        (&["/etc"], 126, "exec: \"/etc\": is a directory: permission denied"),
+        (
+            &["nosuch"][..],
+            127,
+            "exec: \"nosuch\": executable file not found in $PATH",
+        ),
+        (
+            &["/etc/passwd"],
+            126,
+            "exec: \"/etc/passwd\": permission denied",
+        ),
+        (
+            &["/etc"],
+            126,
+            "exec: \"/etc\": is a directory: permission denied",
+        ),
     ] {
         let id = engine.create(busybox(words)).await.unwrap().id.to_string();
         let error = engine.start(&id).await.unwrap_err();
         assert!(error.to_string().contains(text), "{error}");
         assert_eq!(error.class(), ErrorClass::InvalidArgument);
         let view = engine.inspect(&id, false).await.unwrap();
-        assert_eq!((view.state.exit_code, view.state.status.as_str()), (code, "created"));
+        assert_eq!(
+            (view.state.exit_code, view.state.status.as_str()),
+            (code, "created")
+        );
         assert!(view.state.error.contains(text));
     }
     let mut request = busybox(&["true"]);
     request.config.user = Some("nosuch".into());
     let id = engine.create(request).await.unwrap().id.to_string();
     let error = engine.start(&id).await.unwrap_err().to_string();
-    assert_eq!(error, "unable to find user nosuch: no matching entries in passwd file");
-    assert_eq!(engine.inspect(&id, false).await.unwrap().state.exit_code, 128);
+    assert_eq!(
+        error,
+        "unable to find user nosuch: no matching entries in passwd file"
+    );
+    assert_eq!(
+        engine.inspect(&id, false).await.unwrap().state.exit_code,
+        128
+    );
 
     // With --rm it goes away, and whoever waits for that is told.
     let mut request = busybox(&["nosuch"]);
@@ -40,13 +63,18 @@ async fn starts_that_fail() {
     let wait = engine.wait(&id, WaitCondition::Removed).await.unwrap();
     engine.start(&id).await.unwrap_err();
     assert_eq!(within(wait.finished()).await.unwrap().code, 127);
-    assert!(matches!(engine.inspect(&id, false).await, Err(EngineError::NoSuchContainer(_))));
+    assert!(matches!(
+        engine.inspect(&id, false).await,
+        Err(EngineError::NoSuchContainer(_))
+    ));
     bench.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_and_images() {
-    let Some(bench) = Bench::open().await else { return };
+    let Some(bench) = Bench::open().await else {
+        return;
+    };
     if bench.load("busybox:latest").await.is_none() {
         return;
     }
@@ -65,23 +93,36 @@ async fn names_and_images() {
     let mut request = busybox(&["true"]);
     request.config.image = "nosuch".into();
     let error = engine.create(request).await.unwrap_err();
-    assert_eq!((error.to_string().as_str(), error.class()), ("No such image: nosuch:latest", ErrorClass::NotFound));
+    assert_eq!(
+        (error.to_string().as_str(), error.class()),
+        ("No such image: nosuch:latest", ErrorClass::NotFound)
+    );
     let short = &id.to_string()[..4];
     assert_eq!(engine.resolve(short).unwrap(), id);
-    assert!(engine.image_users(&engine.images().resolve("busybox").unwrap().id).len() == 1);
+    assert!(
+        engine
+            .image_users(&engine.images().resolve("busybox").unwrap().id)
+            .len()
+            == 1
+    );
     bench.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn restart_policies() {
-    let Some(bench) = Bench::open().await else { return };
+    let Some(bench) = Bench::open().await else {
+        return;
+    };
     if bench.load("busybox:latest").await.is_none() {
         return;
     }
     let engine = bench.engine();
     let mut request = busybox(&["false"]);
     request.name = Some("again".into());
-    request.host.restart_policy = RestartPolicy { name: "on-failure".into(), maximum_retry_count: 2 };
+    request.host.restart_policy = RestartPolicy {
+        name: "on-failure".into(),
+        maximum_retry_count: 2,
+    };
     engine.create(request).await.unwrap();
     engine.start("again").await.unwrap();
     let settled = async {
@@ -96,7 +137,10 @@ async fn restart_policies() {
     within(settled).await;
     let mut request = busybox(&["false"]);
     request.name = Some("always".into());
-    request.host.restart_policy = RestartPolicy { name: "always".into(), ..Default::default() };
+    request.host.restart_policy = RestartPolicy {
+        name: "always".into(),
+        ..Default::default()
+    };
     engine.create(request).await.unwrap();
     engine.start("always").await.unwrap();
     let restarting = async {
@@ -105,7 +149,18 @@ async fn restart_policies() {
         }
     };
     within(restarting).await;
-    within(engine.stop("always", Default::default())).await.unwrap();
-    assert_eq!(engine.inspect("always", false).await.unwrap().state.status.as_str(), "exited");
+    within(engine.stop("always", Default::default()))
+        .await
+        .unwrap();
+    assert_eq!(
+        engine
+            .inspect("always", false)
+            .await
+            .unwrap()
+            .state
+            .status
+            .as_str(),
+        "exited"
+    );
     bench.close().await;
 }

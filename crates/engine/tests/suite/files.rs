@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use kekkai_engine::model::{
-    ArchivePut, ContainerConfig, HostOptions, MountKind, MountRequest, RemoveOptions, TmpfsMountOptions,
+    ArchivePut, ContainerConfig, HostOptions, MountKind, MountRequest, RemoveOptions,
+    TmpfsMountOptions,
 };
 
 use crate::support::{Bench, busybox, run, within};
@@ -16,7 +17,12 @@ async fn body(engine: &kekkai_engine::Engine, id: &str, path: &str) -> Vec<u8> {
     bytes
 }
 
-async fn put(engine: &kekkai_engine::Engine, id: &str, path: &str, tar: Vec<u8>) -> Result<(), kekkai_engine::EngineError> {
+async fn put(
+    engine: &kekkai_engine::Engine,
+    id: &str,
+    path: &str,
+    tar: Vec<u8>,
+) -> Result<(), kekkai_engine::EngineError> {
     let (sender, receiver) = tokio::sync::mpsc::channel(4);
     tokio::spawn(async move { sender.send(Ok(Bytes::from(tar))).await });
     within(engine.archive_put(id, path, ArchivePut::default(), receiver)).await
@@ -24,7 +30,9 @@ async fn put(engine: &kekkai_engine::Engine, id: &str, path: &str, tar: Vec<u8>)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copies_in_and_out_running_and_stopped() {
-    let Some(bench) = Bench::open().await else { return };
+    let Some(bench) = Bench::open().await else {
+        return;
+    };
     if bench.load("busybox:latest").await.is_none() {
         return;
     }
@@ -41,17 +49,36 @@ async fn copies_in_and_out_running_and_stopped() {
         let tar = body(engine, &id, "/etc/passwd").await;
         assert!(String::from_utf8_lossy(&tar).contains("root:x:0:0"));
         put(engine, &id, "/tmp", tar.clone()).await.unwrap();
-        assert_eq!(engine.archive_stat(&id, "/tmp/passwd").await.unwrap().size, stat.size);
+        assert_eq!(
+            engine.archive_stat(&id, "/tmp/passwd").await.unwrap().size,
+            stat.size
+        );
         put(engine, &id, "/vol", tar).await.unwrap();
         let volume = engine.volume_inspect("copyvol").await.unwrap();
-        assert!(volume.mountpoint.join("passwd").exists(), "running: {running}");
-        let missing = engine.archive_stat(&id, "/nosuch").await.unwrap_err().to_string();
-        assert_eq!(missing, format!("Could not find the file /nosuch in container {id}"));
-        let wrong = put(engine, &id, "/etc/passwd", Vec::new()).await.unwrap_err().to_string();
+        assert!(
+            volume.mountpoint.join("passwd").exists(),
+            "running: {running}"
+        );
+        let missing = engine
+            .archive_stat(&id, "/nosuch")
+            .await
+            .unwrap_err()
+            .to_string();
+        assert_eq!(
+            missing,
+            format!("Could not find the file /nosuch in container {id}")
+        );
+        let wrong = put(engine, &id, "/etc/passwd", Vec::new())
+            .await
+            .unwrap_err()
+            .to_string();
         assert_eq!(wrong, "extraction point is not a directory");
         std::fs::remove_file(volume.mountpoint.join("passwd")).unwrap();
     }
-    let options = RemoveOptions { force: true, ..Default::default() };
+    let options = RemoveOptions {
+        force: true,
+        ..Default::default()
+    };
     engine.remove(&id, options).await.unwrap();
     engine.volume_remove("copyvol", false).await.unwrap();
     bench.close().await;
@@ -59,7 +86,9 @@ async fn copies_in_and_out_running_and_stopped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn volumes_binds_and_tmpfs() {
-    let Some(bench) = Bench::open().await else { return };
+    let Some(bench) = Bench::open().await else {
+        return;
+    };
     if bench.load("busybox:latest").await.is_none() {
         return;
     }
@@ -73,24 +102,45 @@ async fn volumes_binds_and_tmpfs() {
     ]);
     request.host = HostOptions {
         auto_remove: true,
-        binds: vec![format!("{}:/bind:ro", directory.path().display()), "kept:/keep".into(), "etc2:/etc2".into()],
+        binds: vec![
+            format!("{}:/bind:ro", directory.path().display()),
+            "kept:/keep".into(),
+            "etc2:/etc2".into(),
+        ],
         mounts: vec![MountRequest {
             kind: "tmpfs".into(),
             target: "/t".into(),
-            tmpfs: Some(TmpfsMountOptions { size_bytes: 3 << 20, ..Default::default() }),
+            tmpfs: Some(TmpfsMountOptions {
+                size_bytes: 3 << 20,
+                ..Default::default()
+            }),
             ..Default::default()
         }],
         ..Default::default()
     };
-    request.config = ContainerConfig { volumes: vec!["/anon".into()], ..request.config };
+    request.config = ContainerConfig {
+        volumes: vec!["/anon".into()],
+        ..request.config
+    };
     let before = engine.volume_list(Default::default()).await.unwrap().len();
     let (_, ran) = run(engine, request).await;
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert_eq!(ran.stdout, "from the host\nread-only\n3\n/anon\n", "{ran:?}");
+    assert_eq!(
+        ran.stdout, "from the host\nread-only\n3\n/anon\n",
+        "{ran:?}"
+    );
     // The named ones stay, the anonymous one is gone with its container.
     let after = engine.volume_list(Default::default()).await.unwrap();
     assert_eq!(after.len(), before + 2);
-    assert!(after.iter().find(|volume| volume.name == "kept").unwrap().mountpoint.join("z").exists());
+    assert!(
+        after
+            .iter()
+            .find(|volume| volume.name == "kept")
+            .unwrap()
+            .mountpoint
+            .join("z")
+            .exists()
+    );
 
     // An empty volume takes over what the image has there.
     let mut request = busybox(&["ls", "/etc"]);
@@ -99,7 +149,15 @@ async fn volumes_binds_and_tmpfs() {
     assert!(ran.stdout.contains("passwd"), "{ran:?}");
     let view = engine.inspect(&id, false).await.unwrap();
     assert_eq!(view.spec.mounts[0].kind, MountKind::Volume);
-    assert!(engine.volume_inspect("copied").await.unwrap().mountpoint.join("passwd").exists());
+    assert!(
+        engine
+            .volume_inspect("copied")
+            .await
+            .unwrap()
+            .mountpoint
+            .join("passwd")
+            .exists()
+    );
     let in_use = engine.volume_remove("copied", false).await.unwrap_err();
     assert!(in_use.to_string().contains("volume is in use"), "{in_use}");
     bench.close().await;

@@ -4,7 +4,11 @@ use kekkai_engine::model::{HostOptions, PortBinding, Resources, Ulimit};
 
 use crate::support::{Bench, busybox, run};
 
-async fn shell(bench: &Bench, script: &str, change: impl FnOnce(&mut kekkai_engine::model::CreateContainer)) -> String {
+async fn shell(
+    bench: &Bench,
+    script: &str,
+    change: impl FnOnce(&mut kekkai_engine::model::CreateContainer),
+) -> String {
     let mut request = busybox(&["sh", "-c", script]);
     request.host.auto_remove = true;
     change(&mut request);
@@ -15,30 +19,51 @@ async fn shell(bench: &Bench, script: &str, change: impl FnOnce(&mut kekkai_engi
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn identity_and_isolation() {
-    let Some(bench) = Bench::open().await else { return };
+    let Some(bench) = Bench::open().await else {
+        return;
+    };
     if bench.load("busybox:latest").await.is_none() {
         return;
     }
-    let out = shell(&bench, "hostname; cat /etc/hostname; id -u; id -g; pwd; echo $PATH; echo $$", |r| {
-        r.config.hostname = Some("here".into());
-        r.config.user = Some("daemon".into());
-        r.config.working_dir = Some("/new/place".into());
-    })
+    let out = shell(
+        &bench,
+        "hostname; cat /etc/hostname; id -u; id -g; pwd; echo $PATH; echo $$",
+        |r| {
+            r.config.hostname = Some("here".into());
+            r.config.user = Some("daemon".into());
+            r.config.working_dir = Some("/new/place".into());
+        },
+    )
     .await;
     assert_eq!(
         out,
         "here\nhere\n1\n1\n/new/place\n/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n1\n"
     );
     let caps = |text: &str| text.split_whitespace().last().unwrap().to_owned();
-    let bound = |r: &mut kekkai_engine::model::CreateContainer| r.host.cap_drop = vec!["ALL".into()];
-    assert_eq!(caps(&shell(&bench, "grep CapBnd /proc/self/status", |_| {}).await), "00000000a80425fb");
-    assert_eq!(caps(&shell(&bench, "grep CapEff /proc/self/status", bound).await), "0000000000000000");
-    assert_eq!(shell(&bench, "grep -c ^Seccomp:.*2 /proc/self/status", |_| {}).await, "1\n");
+    let bound =
+        |r: &mut kekkai_engine::model::CreateContainer| r.host.cap_drop = vec!["ALL".into()];
+    assert_eq!(
+        caps(&shell(&bench, "grep CapBnd /proc/self/status", |_| {}).await),
+        "00000000a80425fb"
+    );
+    assert_eq!(
+        caps(&shell(&bench, "grep CapEff /proc/self/status", bound).await),
+        "0000000000000000"
+    );
+    assert_eq!(
+        shell(&bench, "grep -c ^Seccomp:.*2 /proc/self/status", |_| {}).await,
+        "1\n"
+    );
     let unconfined = |r: &mut kekkai_engine::model::CreateContainer| {
         r.host.security_opt = vec!["seccomp=unconfined".into(), "no-new-privileges".into()];
     };
     assert_eq!(
-        shell(&bench, "grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status | awk '{print $2}'", unconfined).await,
+        shell(
+            &bench,
+            "grep -E '^(Seccomp|NoNewPrivs):' /proc/self/status | awk '{print $2}'",
+            unconfined
+        )
+        .await,
         "1\n0\n"
     );
     let out = shell(&bench, "cat /proc/1/cmdline | tr '\\0' ' '; touch /x 2>/dev/null || echo ro; echo /dev/sd* > /dev/null; ls /dev/null", |r| {
@@ -53,7 +78,9 @@ async fn identity_and_isolation() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limits_are_in_the_cgroup() {
-    let Some(bench) = Bench::open().await else { return };
+    let Some(bench) = Bench::open().await else {
+        return;
+    };
     if bench.load("busybox:latest").await.is_none() {
         return;
     }
@@ -68,10 +95,16 @@ async fn limits_are_in_the_cgroup() {
             memory: 64 << 20,
             pids_limit: Some(33),
             nano_cpus: 500_000_000,
-            ulimits: vec![Ulimit { name: "nofile".into(), soft: 111, hard: 222 }],
+            ulimits: vec![Ulimit {
+                name: "nofile".into(),
+                soft: 111,
+                hard: 222,
+            }],
             ..Default::default()
         };
-        r.host.sysctls.insert("net.ipv4.ip_default_ttl".into(), "77".into());
+        r.host
+            .sysctls
+            .insert("net.ipv4.ip_default_ttl".into(), "77".into());
         r.host.shm_size = 5 << 20;
     })
     .await;
@@ -81,19 +114,37 @@ async fn limits_are_in_the_cgroup() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn networks_and_ports() {
-    let Some(bench) = Bench::open().await else { return };
+    let Some(bench) = Bench::open().await else {
+        return;
+    };
     if bench.load("busybox:latest").await.is_none() {
         return;
     }
     let engine = bench.engine();
-    assert_eq!(shell(&bench, "ls /sys/class/net", |r| r.host.network_mode = "none".into()).await, "lo\n");
-    let host = shell(&bench, "cat /etc/hostname; ls /sys/class/net | grep -c .", |r| r.host.network_mode = "host".into()).await;
+    assert_eq!(
+        shell(&bench, "ls /sys/class/net", |r| r.host.network_mode =
+            "none".into())
+        .await,
+        "lo\n"
+    );
+    let host = shell(
+        &bench,
+        "cat /etc/hostname; ls /sys/class/net | grep -c .",
+        |r| r.host.network_mode = "host".into(),
+    )
+    .await;
     assert!(!host.starts_with("1\n"), "{host}");
 
     let mut request = busybox(&["httpd", "-f", "-p", "80", "-h", "/etc"]);
     request.name = Some("web".into());
-    let bindings = vec![PortBinding { host_ip: "127.0.0.1".into(), host_port: String::new() }];
-    request.host.port_bindings.insert("80".parse().unwrap(), bindings);
+    let bindings = vec![PortBinding {
+        host_ip: "127.0.0.1".into(),
+        host_port: String::new(),
+    }];
+    request
+        .host
+        .port_bindings
+        .insert("80".parse().unwrap(), bindings);
     request.host.ipc_mode = "shareable".into();
     engine.create(request).await.unwrap();
     engine.start("web").await.unwrap();
@@ -122,7 +173,12 @@ async fn networks_and_ports() {
     assert!(answer.contains("root:x:0:0"), "{answer}");
     let address = &view.network.endpoints["bridge"].ip_address;
     // Others reach it by its address, share its network, its pids, its shared memory.
-    let out = shell(&bench, &format!("wget -qO- http://{address}/hostname"), |_| {}).await;
+    let out = shell(
+        &bench,
+        &format!("wget -qO- http://{address}/hostname"),
+        |_| {},
+    )
+    .await;
     assert_eq!(out.trim(), &view.id.to_string()[..12]);
     let joined = |r: &mut kekkai_engine::model::CreateContainer| {
         r.host = HostOptions {
@@ -133,7 +189,12 @@ async fn networks_and_ports() {
             ..Default::default()
         };
     };
-    let out = shell(&bench, "wget -qO- http://127.0.0.1/hostname; cat /proc/1/cmdline | tr '\\0' ' '; touch /dev/shm/x", joined).await;
+    let out = shell(
+        &bench,
+        "wget -qO- http://127.0.0.1/hostname; cat /proc/1/cmdline | tr '\\0' ' '; touch /dev/shm/x",
+        joined,
+    )
+    .await;
     assert!(out.contains("httpd -f"), "{out}");
     let networks = engine.network_inspect("bridge").await.unwrap();
     assert_eq!(networks.containers.len(), 1);

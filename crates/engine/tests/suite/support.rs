@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use kekkai_engine::model::{
-    AttachOptions, ContainerConfig, CreateContainer, HostOptions, LogOptions, RemoveOptions, StdStream, WaitCondition,
+    AttachOptions, ContainerConfig, CreateContainer, HostOptions, LogOptions, RemoveOptions,
+    StdStream, WaitCondition,
 };
 use kekkai_engine::{Engine, EngineConfig, OutputStream};
 
@@ -45,7 +46,10 @@ impl Bench {
         };
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let process = std::process::id();
-        let directory = tempfile::Builder::new().prefix("kekkai-engine-").tempdir_in("/var/tmp").unwrap();
+        let directory = tempfile::Builder::new()
+            .prefix("kekkai-engine-")
+            .tempdir_in("/var/tmp")
+            .unwrap();
         // The socket's path must stay short.
         let exec_root = PathBuf::from(format!("/run/kke-{process}-{number}"));
         let mut config = EngineConfig::new(directory.path().join("data"), exec_root, keeper);
@@ -56,8 +60,14 @@ impl Bench {
         config.bridge.address = Some(format!("10.{}.{}.1/24", 144 + slot / 256, slot % 256));
         config.bridge.pool_size = 2;
         change(&mut config);
-        let engine = Engine::open(config.clone()).await.expect("opening the engine");
-        Some(Self { engine: Some(engine), config, directory: Some(directory) })
+        let engine = Engine::open(config.clone())
+            .await
+            .expect("opening the engine");
+        Some(Self {
+            engine: Some(engine),
+            config,
+            directory: Some(directory),
+        })
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -102,15 +112,30 @@ impl Bench {
         })
         .await
         .unwrap();
-        self.engine().images().load(std::io::Cursor::new(archive), kekkai_image::no_progress()).await.expect("loading");
+        self.engine()
+            .images()
+            .load(std::io::Cursor::new(archive), kekkai_image::no_progress())
+            .await
+            .expect("loading");
         Some(())
     }
 
     /// Removes everything that the test made.
     pub(crate) async fn close(mut self) {
         let engine = self.engine.take().expect("the engine is open");
-        for view in engine.list(kekkai_engine::model::ListContainers { all: true, ..Default::default() }).await.unwrap() {
-            let options = RemoveOptions { force: true, volumes: true, link: false };
+        for view in engine
+            .list(kekkai_engine::model::ListContainers {
+                all: true,
+                ..Default::default()
+            })
+            .await
+            .unwrap()
+        {
+            let options = RemoveOptions {
+                force: true,
+                volumes: true,
+                link: false,
+            };
             // `--rm` ones may be gone by themselves.
             let _ = engine.remove(&view.id.to_string(), options).await;
         }
@@ -127,10 +152,14 @@ impl Bench {
 /// A test that failed leaves nothing behind either.
 impl Drop for Bench {
     fn drop(&mut self) {
-        let Some(engine) = self.engine.take() else { return };
+        let Some(engine) = self.engine.take() else {
+            return;
+        };
         let exec_root = self.config.exec_root.to_string_lossy().into_owned();
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+                continue;
+            };
             let words = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
             if words.contains("keeper") && words.split('\0').any(|word| word == exec_root) {
                 let pid = rustix::process::Pid::from_raw(pid).unwrap();
@@ -164,22 +193,29 @@ fn remove_cgroups(parent: &str) {
 
 /// An OCI archive of one image of a layout.
 fn archive_of(layout: &Path, reference: &str) -> Vec<u8> {
-    let read = |path: PathBuf| std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let index: serde_json::Value = serde_json::from_slice(&read(layout.join("index.json"))).unwrap();
+    let read = |path: PathBuf| {
+        std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let index: serde_json::Value =
+        serde_json::from_slice(&read(layout.join("index.json"))).unwrap();
     let chosen: Vec<serde_json::Value> = index["manifests"]
         .as_array()
         .unwrap()
         .iter()
         .filter(|entry| {
-            let name = entry["annotations"]["org.opencontainers.image.ref.name"].as_str().unwrap_or_default();
+            let name = entry["annotations"]["org.opencontainers.image.ref.name"]
+                .as_str()
+                .unwrap_or_default();
             name == reference || name.ends_with(&format!("/{reference}"))
         })
         .cloned()
         .collect();
     assert!(!chosen.is_empty(), "no {reference} in the layout");
     let mut wanted: Vec<String> = Vec::new();
-    let mut queue: Vec<(String, bool)> =
-        chosen.iter().map(|entry| (entry["digest"].as_str().unwrap().to_owned(), true)).collect();
+    let mut queue: Vec<(String, bool)> = chosen
+        .iter()
+        .map(|entry| (entry["digest"].as_str().unwrap().to_owned(), true))
+        .collect();
     while let Some((digest, document)) = queue.pop() {
         if wanted.contains(&digest) {
             continue;
@@ -195,10 +231,20 @@ fn archive_of(layout: &Path, reference: &str) -> Vec<u8> {
             let platform = &entry["platform"];
             platform.is_null() || platform["architecture"] == "amd64" && platform["os"] == "linux"
         };
-        for entry in parsed["manifests"].as_array().into_iter().flatten().filter(|entry| is_host(entry)) {
+        for entry in parsed["manifests"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|entry| is_host(entry))
+        {
             queue.push((entry["digest"].as_str().unwrap().to_owned(), true));
         }
-        for entry in parsed["layers"].as_array().into_iter().flatten().chain([&parsed["config"]]) {
+        for entry in parsed["layers"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .chain([&parsed["config"]])
+        {
             if let Some(digest) = entry["digest"].as_str() {
                 queue.push((digest.to_owned(), false));
             }
@@ -209,7 +255,12 @@ fn archive_of(layout: &Path, reference: &str) -> Vec<u8> {
         append_file(&mut bytes, name, content);
     };
     add("oci-layout", b"{\"imageLayoutVersion\":\"1.0.0\"}");
-    add("index.json", serde_json::json!({"schemaVersion": 2, "manifests": chosen}).to_string().as_bytes());
+    add(
+        "index.json",
+        serde_json::json!({"schemaVersion": 2, "manifests": chosen})
+            .to_string()
+            .as_bytes(),
+    );
     for digest in wanted {
         let (algorithm, hex) = digest.split_once(':').unwrap();
         let path = layout.join("blobs").join(algorithm).join(hex);
@@ -279,9 +330,18 @@ pub(crate) async fn collect(output: &mut OutputStream) -> Ran {
 pub(crate) async fn run(engine: &Engine, request: CreateContainer) -> (String, Ran) {
     let removed = request.host.auto_remove;
     let id = engine.create(request).await.expect("create").id.to_string();
-    let attach = AttachOptions { stream: true, stdout: true, stderr: true, ..Default::default() };
+    let attach = AttachOptions {
+        stream: true,
+        stdout: true,
+        stderr: true,
+        ..Default::default()
+    };
     let mut streams = engine.attach(&id, attach).await.expect("attach");
-    let condition = if removed { WaitCondition::Removed } else { WaitCondition::NextExit };
+    let condition = if removed {
+        WaitCondition::Removed
+    } else {
+        WaitCondition::NextExit
+    };
     let wait = engine.wait(&id, condition).await.expect("wait");
     engine.start(&id).await.expect("start");
     let mut ran = within(collect(&mut streams.output)).await;
@@ -291,7 +351,11 @@ pub(crate) async fn run(engine: &Engine, request: CreateContainer) -> (String, R
 
 /// What a container has logged.
 pub(crate) async fn logs(engine: &Engine, id: &str) -> Ran {
-    let options = LogOptions { stdout: true, stderr: true, ..Default::default() };
+    let options = LogOptions {
+        stdout: true,
+        stderr: true,
+        ..Default::default()
+    };
     let (mut output, _) = engine.logs(id, options).await.expect("logs");
     within(collect(&mut output)).await
 }
@@ -308,5 +372,7 @@ pub(crate) async fn until_logged(engine: &Engine, id: &str, text: &str) {
 
 /// What must happen soon.
 pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), future).await.expect("in time")
+    tokio::time::timeout(Duration::from_secs(20), future)
+        .await
+        .expect("in time")
 }
