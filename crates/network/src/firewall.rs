@@ -217,17 +217,22 @@ impl Firewall {
 
     /// Removes the table.
     pub(crate) fn remove(&mut self) -> Result<(), NetworkError> {
-        let mut transaction = Transaction::new();
-        transaction.add_table(&self.plan.table);
-        transaction.delete_table(&self.plan.table);
-        transaction
-            .commit(&mut self.socket)
-            .map_err(|failure| self.failed(failure))
+        remove(&mut self.socket, &self.plan.table)
     }
 
     fn failed(&self, failure: Failure) -> NetworkError {
         failure.on(&format!("in nf_tables table {}", self.plan.table))
     }
+}
+
+/// Removes a table, also when there is none.
+pub(crate) fn remove(socket: &mut Socket, table: &str) -> Result<(), NetworkError> {
+    let mut transaction = Transaction::new();
+    transaction.add_table(table);
+    transaction.delete_table(table);
+    transaction
+        .commit(socket)
+        .map_err(|failure| failure.on(&format!("in nf_tables table {table}")))
 }
 
 fn by_map(

@@ -44,4 +44,4 @@ pub use model::{
     Endpoint, EndpointRecord, EndpointRequest, MacAddress, NetworkDriver, NetworkInfo,
     ParseMacError, PublishedPort,
 };
-pub use service::NetworkService;
+pub use service::{NetworkService, purge};

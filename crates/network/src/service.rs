@@ -16,7 +16,7 @@ use kekkai_types::{EndpointId, NetworkId, PortMapping, Protocol};
 use crate::bridge::{self, Bridge};
 use crate::config::{NetworkConfig, Subnet};
 use crate::error::{NetworkError, PortError};
-use crate::firewall::{Firewall, FirewallPlan};
+use crate::firewall::{self, Firewall, FirewallPlan};
 use crate::flows::FlowCleaner;
 use crate::foreign;
 use crate::ipam::{interface_address, interface_name};
@@ -375,6 +375,21 @@ impl NetworkService {
         });
         outcome
     }
+}
+
+/// Removes what a daemon that is gone has left on this host: the bridge if we made it, the table, and the rules in foreign
+/// chains. Refuses while a daemon has the bridge. For uninstalling, and for tests that kill daemons.
+pub fn purge(bridge: &str, table: &str) -> Result<(), NetworkError> {
+    let _claim = claim(bridge)?;
+    let config = NetworkConfig {
+        bridge: bridge.to_owned(),
+        table: table.to_owned(),
+        ..NetworkConfig::default()
+    };
+    let mut netfilter = Socket::netfilter()?;
+    foreign::remove(&mut netfilter, bridge)?;
+    firewall::remove(&mut netfilter, table)?;
+    bridge::remove(&config, &mut Socket::route()?)
 }
 
 fn is_udp(port: &PublishedPort) -> bool {

@@ -419,3 +419,25 @@ fn a_thousand_ports_are_one_container() {
         assert_eq!(elements("kekkai_test"), 0);
     });
 }
+
+#[test]
+fn what_a_dead_daemon_has_left_can_be_purged() {
+    lab(|lab| {
+        let service = lab.start();
+        let web = attach(&service, &["8080:80"]);
+        assert!(
+            crate::purge("kkt0", "kekkai_test").is_err(),
+            "its daemon lives"
+        );
+        drop((service, web));
+        crate::purge("kkt0", "kekkai_test").unwrap();
+        crate::purge("kkt0", "kekkai_test").unwrap();
+        assert!(!interfaces().contains(&"kkt0".to_owned()));
+        assert!(Socket::netfilter().unwrap().chains().unwrap().is_empty());
+        crate::purge("uplink", "kekkai_test").unwrap();
+        assert!(
+            interfaces().contains(&"uplink".to_owned()),
+            "a bridge of somebody else's"
+        );
+    });
+}
