@@ -375,6 +375,8 @@ impl Daemon {
         ));
         left.extend(leftovers::cgroups_inside(&self.cgroup));
         left.extend(leftovers::ports_of_bridge(&self.bridge));
+        leftovers::kill_cgroups(&self.cgroup);
+        std::thread::sleep(Duration::from_millis(20));
         leftovers::remove_cgroups(&self.cgroup);
         leftovers::remove_link(&self.bridge);
         leftovers::remove_table(&self.table);

@@ -116,6 +116,25 @@ pub fn cgroups_inside(parent: &str) -> Vec<String> {
         .collect()
 }
 
+/// Ends what still runs in the parent cgroup and below: containers whose engine a test has killed.
+pub fn kill_cgroups(parent: &str) {
+    fn kill(path: &Path) {
+        let members = std::fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+        for pid in members
+            .lines()
+            .filter_map(|l| rustix::process::Pid::from_raw(l.parse().ok()?))
+        {
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+        }
+        for folder in folders_in(path) {
+            kill(&folder);
+        }
+    }
+    for path in cgroups_named(parent) {
+        kill(&path);
+    }
+}
+
 /// Removes the parent cgroup and everything below, which no process is in any more.
 pub fn remove_cgroups(parent: &str) {
     fn remove(path: &Path) {

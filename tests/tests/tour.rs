@@ -242,6 +242,7 @@ fn tour() -> Result<(), Failed> {
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
         }
     }
+    leftovers::kill_cgroups(&cgroup());
     leftovers::remove_cgroups(&cgroup());
     leftovers::remove_link(&bridge());
     leftovers::remove_table(&table());
