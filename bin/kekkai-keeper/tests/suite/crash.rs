@@ -161,6 +161,8 @@ fn every_step() {
         "start.running",
         "start.answered",
         "attach.recorded",
+        "log.read",
+        "log.written",
         "exit.seen",
         "exit.reaped",
         "exit.drained",

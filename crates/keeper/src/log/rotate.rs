@@ -66,7 +66,7 @@ impl Identity {
         self == other && self.inode != 0
     }
 
-    fn to_bytes(self) -> [u8; 16] {
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
         (u128::from(self.born) << 64 | u128::from(self.inode)).to_le_bytes()
     }
 

@@ -10,7 +10,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
 use crate::log::entry::Line;
-use crate::log::rotate::{Chore, Rotation, rotate, rotation_of};
+use crate::log::rotate::{Chore, Identity, Rotation, rotate, rotation_of};
 use crate::log::{LogConfig, LogDriver, json, local};
 use crate::protocol::{Stream, UnixNanos};
 
@@ -34,6 +34,7 @@ pub struct LogWriter {
     config: LogConfig,
     attributes: Vec<u8>,
     file: Option<File>,
+    identity: Identity,
     size: u64,
     pending: [Pending; 2],
     time: json::TimeText,
@@ -54,6 +55,7 @@ impl LogWriter {
             config,
             attributes,
             file: None,
+            identity: Identity::default(),
             size: 0,
             pending: Default::default(),
             time: json::TimeText::default(),
@@ -72,6 +74,33 @@ impl LogWriter {
     #[must_use]
     pub(crate) fn pending(&self, stream: Stream) -> &[u8] {
         &self.pending[slot(stream)].bytes
+    }
+
+    /// Which file the next record goes to, and where.
+    ///
+    /// # Errors
+    /// File errors of opening it.
+    pub(crate) fn position(&mut self) -> io::Result<(Identity, u64)> {
+        if self.file.is_none() {
+            self.open()?;
+        }
+        Ok((self.identity, self.size))
+    }
+
+    /// Takes what a killed keeper may have written of a batch back: cuts the file to what it was. `false` if another
+    /// file has taken its place meanwhile, because the batch was long and is in the log.
+    ///
+    /// # Errors
+    /// File errors.
+    pub(crate) fn go_back(&mut self, (identity, size): (Identity, u64)) -> io::Result<bool> {
+        let file = File::options().write(true).open(&self.config.path)?;
+        let meta = file.metadata()?;
+        if Identity::of(&meta) != identity || meta.len() < size {
+            return Ok(false);
+        }
+        file.set_len(size)?;
+        self.file = None;
+        Ok(true)
     }
 
     /// Takes over what a former keeper had read of an unfinished line.
@@ -162,7 +191,9 @@ impl LogWriter {
             .create(true)
             .mode(0o640)
             .open(&self.config.path)?;
-        let length = file.metadata()?.len();
+        let meta = file.metadata()?;
+        self.identity = Identity::of(&meta);
+        let length = meta.len();
         let whole = match self.config.driver {
             LogDriver::Local => whole_local(&mut file, length)?,
             LogDriver::JsonFile | LogDriver::None => whole_lines(&mut file, length)?,

@@ -36,7 +36,7 @@ const READ: usize = 64 * 1024;
 /// A task that has given so many full buffers waits behind the others.
 const TURN: usize = 8;
 /// The most threads: hanging disks take one each.
-const MAX_THREADS: usize = 32;
+pub(crate) const MAX_THREADS: usize = 32;
 const STACK: usize = 256 * 1024;
 /// Buffers are given back after this long without work.
 const IDLE: Duration = Duration::from_secs(2);
@@ -80,6 +80,8 @@ pub(crate) enum Command {
     Cut,
     /// The streams have ended although the process goes on: so do the sessions that read them.
     Eof,
+    /// Hand these bytes to the sessions: a killed keeper had logged them, or not even that.
+    Replay(Stream, Vec<u8>),
     /// Everything has ended: sessions are over when they are flushed, the log is closed.
     Finish,
     /// A new run with this log.
@@ -139,6 +141,8 @@ pub(crate) struct Pump {
     chores: Chores,
     numbers: AtomicU32,
     threads: AtomicUsize,
+    /// How many threads there ever were.
+    spawned: AtomicUsize,
     busy: AtomicUsize,
     stopping: AtomicBool,
 }
@@ -175,6 +179,7 @@ impl Pump {
             chores,
             numbers: AtomicU32::new(1),
             threads: AtomicUsize::new(0),
+            spawned: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
         };
@@ -191,11 +196,12 @@ impl Pump {
     pub(crate) fn spawn(self: &Arc<Self>) -> std::io::Result<()> {
         let pump = Arc::clone(self);
         self.threads.fetch_add(1, Ordering::Relaxed);
+        let number = self.spawned.fetch_add(1, Ordering::Relaxed) % MAX_THREADS;
         let thread = std::thread::Builder::new()
             .name("kekkai-pump".into())
             .stack_size(STACK);
         thread
-            .spawn(move || pump.work())
+            .spawn(move || pump.work(number))
             .map(drop)
             .inspect_err(|_| {
                 self.threads.fetch_sub(1, Ordering::Relaxed);
@@ -319,8 +325,11 @@ impl Pump {
         }
     }
 
-    fn work(self: Arc<Self>) {
-        let mut buffers = Buffers::default();
+    fn work(self: Arc<Self>, number: usize) {
+        let mut buffers = Buffers {
+            number,
+            ..Buffers::default()
+        };
         let mut events = Vec::with_capacity(1);
         while !self.stopping.load(Ordering::SeqCst) {
             events.clear();
@@ -332,7 +341,12 @@ impl Pump {
             let timeout = buffers.any().then_some(&idle);
             // One event at a time, so that no event waits behind a disk.
             match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout) {
-                Ok(0) => buffers = Buffers::default(),
+                Ok(0) => {
+                    buffers = Buffers {
+                        number,
+                        ..Buffers::default()
+                    }
+                }
                 Ok(_) => {}
                 Err(_) => continue,
             }
@@ -422,6 +436,8 @@ fn split(data: u64) -> (u32, u32) {
 /// A thread's buffers, given back when it is idle.
 #[derive(Debug, Default)]
 struct Buffers {
+    /// The thread's number.
+    number: usize,
     read: Vec<u8>,
     scratch: Vec<u8>,
 }

@@ -15,6 +15,7 @@ use rustix::event::epoll;
 
 use crate::failpoint;
 use crate::log::LogWriter;
+use crate::log::rotate::Chore;
 use crate::protocol::Stream;
 use crate::server::boot::Settings;
 use crate::server::guardian::Shared;
@@ -22,12 +23,15 @@ use crate::server::keeper::{Keeper, Timer};
 use crate::server::launcher::Job;
 use crate::server::links::{Connection, Link, LinkKind, SessionLink};
 use crate::server::pool::Purpose;
-use crate::server::pump::Command;
+use crate::server::pump::{Command, MAX_THREADS, now};
 use crate::server::session::Session;
 use crate::server::state::{
     FAILPOINTS, FdNumber, LauncherRecord, LinkRecord, Phase, StateTable, TaskRecord,
 };
 use crate::server::tasks::Task;
+
+/// Bytes of a task's stream that its sessions have not seen.
+type Replay = (usize, Stream, Vec<u8>);
 
 impl Keeper {
     /// A keeper that goes on from the state table.
@@ -56,12 +60,17 @@ impl Keeper {
         let mut keeper = Self::new(settings, &shared, generation)?;
         let numbers = keeper.adopt_launchers(&launchers);
         keeper.fill_pool();
-        let mut lost = Vec::new();
+        let (mut lost, mut replays) = (Vec::new(), Vec::new());
         for (slot, record) in tasks {
-            keeper.adopt_task(slot, record, &numbers, &mut lost);
+            keeper.adopt_task((slot, record), &numbers, &mut lost, &mut replays);
         }
         for (slot, record) in links {
             keeper.adopt_link(slot, record);
+        }
+        for (slot, stream, data) in replays {
+            if let Some(task) = keeper.tasks.get(slot) {
+                keeper.pump.command(&task.io, Command::Replay(stream, data));
+            }
         }
         for slot in lost {
             keeper.start_lost(slot);
@@ -96,10 +105,10 @@ impl Keeper {
 
     fn adopt_task(
         &mut self,
-        slot: usize,
-        record: TaskRecord,
+        (slot, record): (usize, TaskRecord),
         launchers: &HashMap<u32, usize>,
         lost: &mut Vec<usize>,
+        replays: &mut Vec<Replay>,
     ) {
         let io = self.pump.add(slot);
         let fds = record.fds;
@@ -113,6 +122,7 @@ impl Keeper {
         task.rootfs = own(fds.rootfs);
         if let Some(log) = task.record.log.clone() {
             let mut log = LogWriter::new(log);
+            let run = task.record.run;
             for (number, stream) in [Stream::Stdout, Stream::Stderr].into_iter().enumerate() {
                 if let Some(store) = self.pump.pending() {
                     log.restore_pending(stream, store.load(slot, number));
@@ -120,6 +130,7 @@ impl Keeper {
                         .fetch_or(!log.pending(stream).is_empty(), Ordering::Relaxed);
                 }
             }
+            self.replay(slot, run, &mut log, replays);
             self.pump.command(&io, Command::Log(Box::new(log)));
         }
         let orphan = phase == Phase::Running && task.pidfd.is_none();
@@ -154,6 +165,33 @@ impl Keeper {
                 }
             }
             Phase::Exited { told, .. } => self.adopt_exited(slot, told),
+        }
+    }
+
+    /// Logs what a killed keeper had read of this task and not put down, as if nothing of it was logged yet.
+    fn replay(&mut self, slot: usize, run: u32, log: &mut LogWriter, replays: &mut Vec<Replay>) {
+        let Some(store) = self.pump.pending() else {
+            return;
+        };
+        for thread in 0..MAX_THREADS {
+            let batch = store.in_hand(thread);
+            let Some(batch) = batch.filter(|batch| batch.slot as usize == slot && batch.run == run)
+            else {
+                continue;
+            };
+            let (number, stream) = if batch.stream == 0 {
+                (0, Stream::Stdout)
+            } else {
+                (1, Stream::Stderr)
+            };
+            if log.go_back(batch.log).unwrap_or(false) {
+                log.restore_pending(stream, batch.pending.into_owned());
+                let chores = |chore: Chore| chore.run();
+                drop(log.append(&mut Vec::new(), stream, &batch.data, now(), &chores));
+                store.save(slot, number, log.pending(stream));
+            }
+            store.put_down(thread);
+            replays.push((slot, stream, batch.data.into_owned()));
         }
     }
 

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::{Buffers, Command, FLUSH, IoKey, IoState, Note, Pump, READ, TURN, TaskIo, join, now};
 use crate::failpoint;
 use crate::protocol::Stream;
+use crate::server::pending::Batch;
 use crate::server::session::{Delivery, LinkKey, Session, hang_up};
 
 /// One thread's work on one task.
@@ -67,6 +68,7 @@ impl Work<'_> {
             }
             Command::Unwatch(link) => self.end_watch(link),
             Command::Cut => (0..2).for_each(|index| self.end_source(index)),
+            Command::Replay(stream, data) => self.deliver(stream, &data),
             Command::Eof => {
                 let readers = self
                     .state
@@ -133,7 +135,6 @@ impl Work<'_> {
     /// Hands output to the log, and then to the sessions: what a client has seen is in the log, even if this process
     /// is killed the next moment.
     fn take(&mut self, index: usize, data: &[u8]) {
-        failpoint::hit("log.read");
         let stream = if index == 0 {
             Stream::Stdout
         } else {
@@ -149,7 +150,22 @@ impl Work<'_> {
         };
         let chores = |chore| self.pump.chores.push(chore);
         let (key, kept) = (self.key.slot, &mut self.state.kept[index]);
-        let store = self.pump.pending.as_ref();
+        let store = self.pump.pending.as_ref().filter(|_| !log.is_none());
+        let run = self.state.sources[index]
+            .as_ref()
+            .map_or(0, |source| source.run);
+        if let (Some(store), Ok(position)) = (store, log.position()) {
+            let batch = Batch {
+                slot: u32::try_from(key).unwrap_or(u32::MAX),
+                run,
+                stream: u32::from(index != 0),
+                log: position,
+                pending: log.pending(stream).into(),
+                data: data.into(),
+            };
+            store.take_up(self.buffers.number, &batch);
+        }
+        failpoint::hit("log.read");
         // Struck out before it is written, so that a crash in between loses it rather than doubles it.
         if let Some(store) = store.filter(|_| std::mem::take(kept)) {
             store.clear(key, index);
@@ -161,6 +177,9 @@ impl Work<'_> {
             self.io.kept.fetch_or(*kept, Ordering::Relaxed);
         }
         failpoint::hit("log.written");
+        if let Some(store) = store {
+            store.put_down(self.buffers.number);
+        }
         self.tell_watches();
     }
 
