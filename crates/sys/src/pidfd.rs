@@ -91,6 +91,22 @@ pub fn exit_status(pidfd: BorrowedFd<'_>) -> Result<Option<i32>> {
     }
 }
 
+/// `_IO(PIDFS_IOCTL_MAGIC, 3)`.
+const PIDFD_GET_MNT_NAMESPACE: u32 = (0xff << 8) | 3;
+
+/// The mount namespace of a live process (Linux 6.11).
+///
+/// # Errors
+/// `ESRCH` once it has exited; `ENOTTY` on older kernels.
+pub fn mount_namespace(pidfd: BorrowedFd<'_>) -> Result<OwnedFd> {
+    // SAFETY: no argument; the answer is a new descriptor (close-on-exec), owned here.
+    unsafe {
+        let result = libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_MNT_NAMESPACE as _, 0);
+        let number = i32::try_from(check(result.into())?).map_err(|_| Errno::INVAL)?;
+        Ok(<OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(number))
+    }
+}
+
 /// Reaps a child and answers its wait status, retrying on signals.
 ///
 /// # Errors

@@ -113,9 +113,9 @@ pub struct Launched {
     pub pidfd: OwnedFd,
     /// The terminal, if one was asked for.
     pub console: Option<Console>,
-    /// The container's root mount. Holding it until the exit is recorded keeps the exit from waiting for the overlay's
-    /// sync; the last close may then take long, so close it in a thread that may wait. `None` for exec sessions and
-    /// directory roots.
+    /// What keeps the container's mounts up: its mount namespace (its root mount before Linux 6.11). Holding it until
+    /// the exit is recorded keeps the exit itself from waiting for their end (an RCU grace period, the overlay's sync);
+    /// the last close may then take long, so close it in a thread that may wait. `None` for exec sessions.
     pub rootfs: Option<OwnedFd>,
 }
 
