@@ -32,6 +32,10 @@ use crate::record::{ContainerRow, Phase, VERSION};
 /// The exit code of a container whose end nobody saw.
 const LOST: i32 = 255;
 
+/// How long a start that is under way may take before it is given up, in steps.
+const STARTING_TRIES: u32 = 250;
+const STARTING_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
 struct Restored {
     container: Arc<Container>,
     queue: mpsc::UnboundedReceiver<Command>,
@@ -55,10 +59,7 @@ fn starts_at_boot(policy: &RestartPolicy, code: i32, asked_to_stop: bool, count:
 /// Brings everything back; `replaced` are tasks that a former keeper had. Called once, before the engine is used.
 pub(crate) fn recover(inner: &Arc<Inner>, replaced: Vec<Task>) -> Result<(), EngineError> {
     let rows = inner.database.load(Table::Containers)?;
-    let mut tasks = inner
-        .keeper
-        .list()
-        .map_err(|error| EngineError::Unavailable(error.to_string()))?;
+    let mut tasks = settled_tasks(inner)?;
     tasks.extend(replaced);
     let mut by_container: HashMap<ContainerId, Task> = HashMap::new();
     for task in &tasks {
@@ -108,6 +109,27 @@ pub(crate) fn recover(inner: &Arc<Inner>, replaced: Vec<Task>) -> Result<(), Eng
     Ok(())
 }
 
+/// What the keeper keeps, once every start that a former daemon had asked for has come to an end.
+fn settled_tasks(inner: &Inner) -> Result<Vec<Task>, EngineError> {
+    let list = || {
+        inner
+            .keeper
+            .list()
+            .map_err(|error| EngineError::Unavailable(error.to_string()))
+    };
+    for _ in 0..STARTING_TRIES {
+        let tasks = list()?;
+        if tasks
+            .iter()
+            .all(|task| task.pid != 0 || task.exit.is_some())
+        {
+            return Ok(tasks);
+        }
+        std::thread::sleep(STARTING_PAUSE);
+    }
+    list()
+}
+
 fn restore(inner: &Arc<Inner>, id: ContainerId, row: ContainerRow, task: Option<Task>) -> Restored {
     let auto_remove = row.spec.host.auto_remove;
     let removing = matches!(
@@ -151,21 +173,28 @@ fn restore(inner: &Arc<Inner>, id: ContainerId, row: ContainerRow, task: Option<
                 ended(&mut shared, facts(&exit));
                 cleanup = Cleanup::AfterExit;
             }
+            _ if *shared.lifecycle() == Lifecycle::Starting => {
+                // Died between the row and the launch: as if it had never been asked to start.
+                shared.endpoint = None;
+                let before = match shared.finished_at {
+                    Some(at) => Lifecycle::Exited(ExitFacts {
+                        code: shared.exit_code,
+                        at,
+                        reason: ExitReason::Exit,
+                    }),
+                    None => Lifecycle::Created,
+                };
+                shared.recovered(before);
+            }
             _ if was_running => {
                 let recorded = read_exit_file(inner, id);
-                let never_ran = shared.started_at.is_none() && recorded.is_none();
-                if never_ran {
-                    // Died between the row and the launch: as if it had never been asked to start.
-                    shared.recovered(Lifecycle::Created);
-                } else {
-                    let lost = ExitFacts {
-                        code: LOST,
-                        at: Timestamp::now(),
-                        reason: ExitReason::Lost,
-                    };
-                    ended(&mut shared, recorded.map_or(lost, |exit| facts(&exit)));
-                    cleanup = Cleanup::AfterExit;
-                }
+                let lost = ExitFacts {
+                    code: LOST,
+                    at: Timestamp::now(),
+                    reason: ExitReason::Lost,
+                };
+                ended(&mut shared, recorded.map_or(lost, |exit| facts(&exit)));
+                cleanup = Cleanup::AfterExit;
             }
             _ => {}
         }

@@ -115,6 +115,9 @@ impl Owner {
                 })
             });
         }
+        // Queued, not waited for: should we die now, the next daemon knows whose endpoint this is.
+        container.lock().endpoint.clone_from(&endpoint);
+        drop(container.persist(&inner.database, Durability::Process));
         failpoint::check(failpoint::START_SENT)?;
         laps.lap();
         let answer = inner
