@@ -31,6 +31,8 @@ pub(crate) struct Report {
 }
 
 const BEGIN: &str = "<!-- table: written by `cargo run --release -p kekkai-bench -- --write` -->";
+const FIGURES: &str = "<!-- figures: written by the benchmark -->";
+const LEGEND: &str = "Times are minimum / median / p99 in milliseconds; ratios are of medians.";
 const END: &str = "<!-- end of table -->";
 
 impl Report {
@@ -47,7 +49,7 @@ impl Report {
                 row.what, row.docker, row.kekkai, row.result, row.target, row.verdict
             );
         }
-        text += "\nTimes are minimum / median / p99 in milliseconds; ratios are of medians.\n";
+        text += &format!("\n{LEGEND}\n");
         for note in &self.notes {
             text += &format!("- {note}\n");
         }
@@ -64,10 +66,31 @@ impl Report {
         let (_, after) = rest
             .split_once(END)
             .context("bench/README.md has no end mark")?;
+        self.write_headlines(&path.with_file_name("../README.md"))?;
         std::fs::write(
             &path,
             format!("{before}{BEGIN}\n\n{}\n{END}{after}", self.markdown()),
         )?;
+        Ok(())
+    }
+
+    /// The table without its targets, for the project's README.
+    fn write_headlines(&self, path: &std::path::Path) -> Result<()> {
+        let text = std::fs::read_to_string(path)?;
+        let (before, rest) = text
+            .split_once(FIGURES)
+            .context("README.md has no figures mark")?;
+        let (_, after) = rest.split_once(END).context("README.md has no end mark")?;
+        let mut table = String::from("| | Docker | Kekkai | |\n|---|---|---|---|\n");
+        for row in &self.rows {
+            table += &format!(
+                "| {} | {} | {} | {} |\n",
+                row.what, row.docker, row.kekkai, row.result
+            );
+        }
+        let facts = self.facts.join("; ");
+        let text = format!("{before}{FIGURES}\n\n{table}\n{LEGEND} {facts}.\n\n{END}{after}");
+        std::fs::write(path, text)?;
         Ok(())
     }
 }
