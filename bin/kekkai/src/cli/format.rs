@@ -36,9 +36,14 @@ impl Listing {
         let bare_dot = bytes.iter().enumerate().any(|(at, byte)| {
             *byte == b'.' && !bytes.get(at + 1).is_some_and(u8::is_ascii_alphabetic)
         });
+        let is_used = |name: &str| {
+            let mut places = source.match_indices(name);
+            places.any(|(at, _)| source[..at].ends_with('.'))
+        };
+        let names = self.titles.iter().map(|(name, _)| *name).chain(["Label"]);
         Wanted {
             all: bare_dot || source.contains('$'),
-            source,
+            used: names.filter(|name| is_used(name)).collect(),
         }
     }
 
@@ -90,7 +95,7 @@ impl Listing {
 pub(crate) struct Wanted {
     /// The whole row is used as a value somewhere.
     all: bool,
-    source: String,
+    used: Vec<&'static str>,
 }
 
 impl Wanted {
@@ -98,17 +103,13 @@ impl Wanted {
     pub(crate) fn everything() -> Self {
         Self {
             all: true,
-            source: String::new(),
+            used: Vec::new(),
         }
     }
 
     /// Whether the field may be used.
     pub(crate) fn has(&self, field: &str) -> bool {
-        self.all
-            || self
-                .source
-                .match_indices(field)
-                .any(|(at, _)| self.source[..at].ends_with('.'))
+        self.all || self.used.contains(&field)
     }
 }
 

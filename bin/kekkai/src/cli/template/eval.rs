@@ -302,23 +302,17 @@ impl Run<'_> {
             }
             Operand::Field(names, at) => {
                 let arguments = self.arguments(rest, dot, last)?;
-                self.fields(
-                    dot.clone(),
-                    names,
-                    &arguments,
-                    *at,
-                    &describe_operand(first),
-                )
+                self.fields(dot.clone(), names, &arguments, *at, first)
             }
             Operand::Variable(name, names, at) => {
                 let value = self.variable(name);
                 let arguments = self.arguments(rest, dot, last)?;
-                self.fields(value, names, &arguments, *at, &describe_operand(first))
+                self.fields(value, names, &arguments, *at, first)
             }
             Operand::Pipe(pipe, names, at) => {
                 let value = self.pipeline(pipe, dot)?;
                 let arguments = self.arguments(rest, dot, last)?;
-                self.fields(value, names, &arguments, *at, &describe_operand(first))
+                self.fields(value, names, &arguments, *at, first)
             }
             other => {
                 if !rest.is_empty() || last.is_some() {
@@ -385,19 +379,13 @@ impl Run<'_> {
             Operand::Float(value) => Value::Float(*value),
             Operand::Char(value, _) => Value::Int(i64::from(u32::from(*value))),
             Operand::Text(value, _) => Value::text(value),
-            Operand::Field(names, at) => {
-                self.fields(dot.clone(), names, &[], *at, &describe_operand(operand))?
+            Operand::Field(names, at) => self.fields(dot.clone(), names, &[], *at, operand)?,
+            Operand::Variable(name, names, at) => {
+                self.fields(self.variable(name), names, &[], *at, operand)?
             }
-            Operand::Variable(name, names, at) => self.fields(
-                self.variable(name),
-                names,
-                &[],
-                *at,
-                &describe_operand(operand),
-            )?,
             Operand::Pipe(pipe, names, at) => {
                 let value = self.pipeline(pipe, dot)?;
-                self.fields(value, names, &[], *at, &describe_operand(operand))?
+                self.fields(value, names, &[], *at, operand)?
             }
             Operand::Function(name, at) => functions::call(name, &[], self.mode)
                 .map_err(|message| self.error(*at, name, &message))?,
@@ -410,21 +398,19 @@ impl Run<'_> {
         names: &[String],
         arguments: &[Value],
         at: usize,
-        context: &str,
+        operand: &Operand,
     ) -> Result<Value, String> {
         for (index, name) in names.iter().enumerate() {
             let is_last = index + 1 == names.len();
             let arguments = if is_last { arguments } else { &[] };
             value = self
                 .field(&value, name, arguments, is_last)
-                .map_err(|message| self.error(at, context, &message))?;
+                .map_err(|message| self.error(at, &describe_operand(operand), &message))?;
         }
         if names.is_empty() && !arguments.is_empty() {
-            return Err(self.error(
-                at,
-                context,
-                &format!("can't give argument to non-function {context}"),
-            ));
+            let context = describe_operand(operand);
+            let message = format!("can't give argument to non-function {context}");
+            return Err(self.error(at, &context, &message));
         }
         Ok(value)
     }
