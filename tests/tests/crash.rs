@@ -429,6 +429,93 @@ fn play(arena: &mut Arena, kill: &Kill) -> Result<(), Failed> {
     arena.judge(&ack, &bystander)
 }
 
+/// What happens while no daemon is there is known to the next one: exit codes, logs, removals, restarts.
+fn away(fixtures: &Fixtures) -> Result<(), Failed> {
+    let mut arena = Arena::start(fixtures)?;
+    let outcome = (|| -> Result<(), Failed> {
+        if !arena.pull("box") {
+            return Err("the fixture cannot be pulled".into());
+        }
+        let image = arena.image("box");
+        let make = |name: &str, script: &str, host: Value| -> Result<(), Failed> {
+            let body = json!({"Image": image, "Cmd": ["sh", "-c", script], "HostConfig": host});
+            let path = format!("/containers/create?name={name}");
+            let made = arena
+                .ask("POST", &path, Some(&body))
+                .map_or(0, |a| a.status);
+            let path = format!("/containers/{name}/start");
+            let started = arena.ask("POST", &path, None).map_or(0, |a| a.status);
+            if (made, started) == (201, 204) {
+                Ok(())
+            } else {
+                Err(format!("{name}: {made} {started}").into())
+            }
+        };
+        make(
+            "ends",
+            "echo before; sleep 1; echo after; exit 7",
+            json!({}),
+        )?;
+        make("stays", "sleep 600", json!({}))?;
+        make("vanishes", "sleep 1", json!({"AutoRemove": true}))?;
+        make(
+            "returns",
+            "echo again; sleep 1; exit 1",
+            json!({"RestartPolicy": {"Name": "always"}}),
+        )?;
+        let stays = arena.inspect("stays").ok_or("no answer")?["State"]["Pid"].clone();
+        arena.daemon.end(Signal::KILL)?;
+        std::thread::sleep(Duration::from_millis(1500));
+        arena.daemon.launch()?;
+        let until = Instant::now() + Duration::from_secs(10);
+        loop {
+            let state = |name: &str| {
+                arena
+                    .inspect(name)
+                    .map(|c| c["State"].clone())
+                    .unwrap_or_default()
+            };
+            let logs = |name: &str| {
+                let path = format!("/containers/{name}/logs?stdout=1");
+                arena
+                    .ask("GET", &path, None)
+                    .map(|a| String::from_utf8_lossy(&a.body).into_owned())
+                    .unwrap_or_default()
+            };
+            let (ends, text) = (state("ends"), logs("ends"));
+            let fine = ends["Status"] == "exited"
+                && ends["ExitCode"] == 7
+                && text.contains("before")
+                && text.contains("after")
+                && state("stays")["Pid"] == stays
+                && state("stays")["Running"] == true
+                && arena.inspect("vanishes").is_none()
+                && logs("returns").matches("again").count() >= 2;
+            if fine {
+                return Ok(());
+            }
+            if Instant::now() > until {
+                let seen = json!({"ends": ends, "log": text, "stays": state("stays"), "vanishes": state("vanishes"), "returns": [state("returns"), logs("returns")]});
+                return Err(format!("after the daemon's return: {seen}").into());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    })();
+    let left = if outcome.is_ok() {
+        arena.empty()
+    } else {
+        Vec::new()
+    };
+    let down = arena.daemon.tear_down()?;
+    outcome?;
+    let left: Vec<String> = left.into_iter().chain(down).collect();
+    if left.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("left over:\n  {}", left.join("\n  ")).into())
+    }
+}
+
 /// The names a binary prints for its `--failpoints`.
 fn points(program: &str, words: &[&str]) -> Vec<String> {
     let Ok(path) = binary(program) else {
@@ -479,6 +566,10 @@ fn main() -> ExitCode {
         }
     };
     let mut trials = Vec::new();
+    let shared = fixtures.clone();
+    trials.push(Trial::test("while-the-daemon-is-away", move || {
+        away(&shared)
+    }));
     for (i, kill) in kills.into_iter().enumerate() {
         let name = match &kill {
             Kill::Daemon(point) => format!("daemon-at-{point}"),
