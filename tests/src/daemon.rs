@@ -380,6 +380,7 @@ impl Daemon {
         leftovers::remove_cgroups(&self.cgroup);
         leftovers::remove_link(&self.bridge);
         leftovers::remove_table(&self.table);
+        leftovers::remove_foreign_rules(&self.bridge);
         if std::env::var_os("KEKKAI_TEST_KEEP").is_some() {
             eprintln!("kept: {}", self.base.display());
             return Ok(left);

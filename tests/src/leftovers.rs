@@ -192,6 +192,36 @@ pub fn remove_table(name: &str) {
     }
 }
 
+/// Removes the two accept rules that an engine keeps in Docker's chains for its bridge, where its daemon was killed
+/// before it could.
+pub fn remove_foreign_rules(bridge: &str) {
+    for chain in ["DOCKER-USER", "FORWARD"] {
+        let listed = Command::new("nft")
+            .args(["-a", "list", "chain", "ip", "filter", chain])
+            .output();
+        let text = listed.map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
+        let name = format!("\"{bridge}\"");
+        for line in text
+            .unwrap_or_default()
+            .lines()
+            .filter(|l| l.contains(&name))
+        {
+            if let Some((_, handle)) = line.rsplit_once("# handle ") {
+                let words = [
+                    "delete",
+                    "rule",
+                    "ip",
+                    "filter",
+                    chain,
+                    "handle",
+                    handle.trim(),
+                ];
+                quiet("nft", &words);
+            }
+        }
+    }
+}
+
 /// Names in a folder, as words of a report.
 pub fn entries(path: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();

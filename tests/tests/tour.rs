@@ -235,7 +235,10 @@ fn tour() -> Result<(), Failed> {
     // Stop what the first command started. Everything else is inside the mount namespace and goes with it.
     tour.pty.send("\x03\x04\n");
     tour.pty.send("kekkai system stop\n");
-    std::thread::sleep(Duration::from_millis(1500));
+    let until = Instant::now() + Duration::from_secs(20);
+    while !processes_in_cgroup_or_namespace().is_empty() && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(50));
+    }
     let inside = processes_in_cgroup_or_namespace();
     for pid in &inside {
         if let Some(pid) = rustix::process::Pid::from_raw(*pid as i32) {
@@ -246,6 +249,7 @@ fn tour() -> Result<(), Failed> {
     leftovers::remove_cgroups(&cgroup());
     leftovers::remove_link(&bridge());
     leftovers::remove_table(&table());
+    leftovers::remove_foreign_rules(&bridge());
     match outcome {
         Err(panic) => Err(kekkai_tests::runner::words_of(&*panic).into()),
         Ok(()) if !inside.is_empty() => {

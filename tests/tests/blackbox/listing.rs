@@ -52,11 +52,14 @@ pub(crate) fn cases() -> Vec<Case> {
         }),
         Case::new("ps/status-words", |c| {
             c.run("run --name @n @box sh -c 'exit 3'").code(3);
-            c.run("ps -a --filter name=@n --format '{{.Status}}'")
-                .ok()
-                .check("Exited (3) … ago", |o| {
-                    o.stdout.starts_with("Exited (3) ") && o.stdout.ends_with(" ago\n")
-                });
+            // dockerd's list lags behind the exit that it has told.
+            c.until("Exited (3) … ago", || {
+                let out = c
+                    .run("ps -a --filter name=@n --format '{{.Status}}'")
+                    .ok()
+                    .stdout;
+                out.starts_with("Exited (3) ") && out.ends_with(" ago\n")
+            });
             c.run("run -d --name @n2 @box sleep 60").ok();
             c.run("ps --filter name=@n2 --format '{{.State}} {{.Status}}'")
                 .ok()
