@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) oom_killed: bool,
     pub(crate) history: RestartHistory,
     pub(crate) asked_to_stop: bool,
+    /// Whether the start that is under way was its restart policy's doing.
+    started_by_policy: bool,
     pub(crate) endpoint: Option<Arc<EndpointRecord>>,
     pub(crate) waiters: Vec<Waiter>,
     /// The compiled plan of the next (or running) start.
@@ -95,6 +97,7 @@ impl Container {
             oom_killed: false,
             history: RestartHistory::default(),
             asked_to_stop: false,
+            started_by_policy: false,
             endpoint: None,
             waiters: Vec::new(),
             plan: None,
@@ -286,7 +289,9 @@ impl Container {
 impl Shared {
     /// Moves the state; only the owner may.
     pub(crate) fn transition(&mut self, what: Move) -> Result<(), IllegalMove> {
+        let by_policy = matches!(self.lifecycle, Lifecycle::Restarting(_));
         self.lifecycle = self.lifecycle.apply(what)?;
+        self.started_by_policy = by_policy && self.lifecycle == Lifecycle::Starting;
         Ok(())
     }
 
@@ -306,6 +311,8 @@ impl Shared {
         let status = match &self.lifecycle {
             Lifecycle::Created => Status::Created,
             // A start that failed leaves a container that has never run as it was, for dockerd.
+            // As dockerd has it: a start by the restart policy is part of the restart.
+            Lifecycle::Starting if self.started_by_policy => Status::Restarting,
             Lifecycle::Starting | Lifecycle::Exited(_) if never_started => Status::Created,
             Lifecycle::Starting | Lifecycle::Exited(_) => Status::Exited,
             Lifecycle::Running(_) | Lifecycle::Stopping(_) => Status::Running,

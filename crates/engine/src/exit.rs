@@ -8,6 +8,7 @@ use kekkai_metadata::Durability;
 use kekkai_types::{ExitStatus, Timestamp};
 use tokio::sync::oneshot;
 
+use crate::container::Shared;
 use crate::failpoint;
 use crate::janitor::Chore;
 use crate::model::{ExitFacts, ExitReason, MountKind, Move, WaitCondition, WaitResult};
@@ -49,6 +50,8 @@ impl Owner {
             // Told again from before the present start.
             return;
         }
+        let lasted = exit.at.since(running.started_at);
+        let decision;
         {
             let mut shared = self.container.lock();
             if let Err(error) = shared.transition(Move::Exit(exit.clone())) {
@@ -57,33 +60,45 @@ impl Owner {
             shared.exit_code = exit.code;
             shared.finished_at = Some(exit.at);
             shared.oom_killed = exit.reason == ExitReason::Oom;
+            // In the same breath: nobody may see `exited` of a container that its policy starts again.
+            decision = self.settle(&mut shared, lasted);
         }
-        let lasted = exit.at.since(running.started_at);
-        self.after_exit(lasted, true).await;
+        self.after_exit(lasted, decision, true).await;
     }
 
-    /// What follows an exit that is in the state already. `live`: it happened while this daemon ran.
-    pub(crate) async fn after_exit(&mut self, lasted: Duration, live: bool) {
-        self.clear_deadline();
-        let (code, spec, decision) = {
-            let mut shared = self.container.lock();
-            let run = LastRun {
-                code: shared.exit_code,
-                lasted,
-                asked_to_stop: shared.asked_to_stop,
-            };
-            let decision = if self.restarts.is_empty() && self.removals.is_empty() {
-                decide(&shared.spec.host.restart_policy, run, shared.history)
-            } else {
-                RestartDecision::Stay
-            };
-            if let RestartDecision::Again(history) = decision {
-                shared.history = history;
-                if let Err(error) = shared.transition(Move::Restart) {
-                    tracing::error!(%error, "marking a container as restarting");
-                }
+    /// The end of a run that an earlier daemon did not finish.
+    pub(crate) async fn finish_exit(&mut self) {
+        let decision = self.settle(&mut self.container.lock(), Duration::ZERO);
+        self.after_exit(Duration::ZERO, decision, false).await;
+    }
+
+    /// Decides what follows an exit that is in the state already, and moves to `Restarting` where that is it.
+    fn settle(&self, shared: &mut Shared, lasted: Duration) -> RestartDecision {
+        let run = LastRun {
+            code: shared.exit_code,
+            lasted,
+            asked_to_stop: shared.asked_to_stop,
+        };
+        let decision = if self.restarts.is_empty() && self.removals.is_empty() {
+            decide(&shared.spec.host.restart_policy, run, shared.history)
+        } else {
+            RestartDecision::Stay
+        };
+        if let RestartDecision::Again(history) = decision {
+            shared.history = history;
+            if let Err(error) = shared.transition(Move::Restart) {
+                tracing::error!(%error, "marking a container as restarting");
             }
-            (shared.exit_code, Arc::clone(&shared.spec), decision)
+        }
+        decision
+    }
+
+    /// What follows an exit. `live`: it happened while this daemon ran.
+    async fn after_exit(&mut self, lasted: Duration, decision: RestartDecision, live: bool) {
+        self.clear_deadline();
+        let (code, spec) = {
+            let shared = self.container.lock();
+            (shared.exit_code, Arc::clone(&shared.spec))
         };
         let result = WaitResult {
             code: i64::from(code),

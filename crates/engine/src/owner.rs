@@ -136,7 +136,7 @@ impl Owner {
         match cleanup {
             Cleanup::None => {}
             Cleanup::Prepare => self.prepare().await,
-            Cleanup::AfterExit => Box::pin(self.after_exit(Duration::ZERO, false)).await,
+            Cleanup::AfterExit => Box::pin(self.finish_exit()).await,
             Cleanup::Remove => Box::pin(self.remove_now(true)).await,
         }
         while !self.finished {
