@@ -8,8 +8,8 @@ use tokio::sync::{broadcast, mpsc};
 
 use crate::model::{Event, EventKind, EventsRequest, Filters};
 
-/// How many past events are kept, as many as dockerd keeps.
-const KEPT: usize = 256;
+/// How many past events are kept: four times as many as dockerd, because they come that much faster.
+const KEPT: usize = 1024;
 /// How far a listener may lag before it loses events.
 const LAG: usize = 1024;
 

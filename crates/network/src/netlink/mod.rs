@@ -39,7 +39,7 @@ const HEADER: usize = 16;
 /// As large as what the kernel sends at once (it caps the parts of a dump at 32 KiB, and looks at the size asked for).
 const RECEIVE_BUFFER: usize = 32 * 1024;
 /// How often a dump is repeated that others keep changing.
-const DUMP_ATTEMPTS: usize = 10;
+const DUMP_ATTEMPTS: u32 = 40;
 
 /// Messages to be sent together.
 #[derive(Debug, Default)]
@@ -320,7 +320,11 @@ impl Socket {
     ) -> Result<S, Failure> {
         let step = batch.labels.first().copied().unwrap_or("netlink request");
         let fail = |errno| Failure { step, errno };
-        for _ in 0..DUMP_ATTEMPTS {
+        for attempt in 0..DUMP_ATTEMPTS {
+            // Many links come and go together; a pause lets a burst of them pass.
+            if attempt > 2 {
+                std::thread::sleep(std::time::Duration::from_millis(attempt.min(20).into()));
+            }
             let mut state = S::default();
             self.send(&batch.bytes).map_err(fail)?;
             let mut interrupted = false;
