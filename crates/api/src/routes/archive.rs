@@ -75,6 +75,19 @@ pub(super) async fn put(api: Arc<Api>, mut call: Call, id: String) -> Result<Rep
     Ok(Reply::status(StatusCode::OK))
 }
 
+/// Reads on for a while what nobody wants: a client that is still writing when its connection ends never sees the answer.
+async fn drain(body: &mut hyper::body::Incoming) {
+    /// As much as Go's server reads.
+    const MOST: usize = 256 << 10;
+    let mut read = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        read += frame.data_ref().map_or(0, bytes::Bytes::len);
+        if read > MOST {
+            return;
+        }
+    }
+}
+
 /// A request's body in pieces, read as fast as it is taken. A client that breaks off is an error in the stream, never
 /// its good end.
 fn byte_stream(call: &mut Call) -> ByteStream {
@@ -88,8 +101,13 @@ fn byte_stream(call: &mut Call) -> ByteStream {
                     Err(error) => Err(io::Error::other(error)),
                 };
                 let broken = piece.is_err();
-                if sender.send(piece).await.is_err() || broken {
+                if broken {
+                    // Nobody may be left to hear it.
+                    let _ = sender.send(piece).await;
                     return;
+                }
+                if sender.send(piece).await.is_err() {
+                    return drain(&mut body).await;
                 }
             }
         });
